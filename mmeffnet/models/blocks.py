@@ -1,0 +1,112 @@
+"""The two residual blocks; each receives finished numbers."""
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import DropPath
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmeffnet.arch import Block
+
+
+class SqueezeExcite(nn.Module):
+    """Scale each channel by a gate computed from the mean of all of them."""
+
+    def __init__(self, channels: int, squeeze: int, act_cfg: dict):
+        super().__init__()
+        self.conv1 = ConvModule(channels, squeeze, 1, act_cfg=act_cfg)
+        self.conv2 = ConvModule(squeeze, channels, 1, act_cfg=dict(type='Sigmoid'))
+
+    def forward(self, x):
+        return x * self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+
+
+@contextmanager
+def _frozen_statistics(block: nn.Module):
+    """Keep a recomputation from counting its batch a second time.
+
+    Without tracking, a BatchNorm in training normalises by the batch as before and leaves
+    running mean, running variance and the number of batches alone.
+    """
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class ResidualBlock(nn.Module):
+    """What both blocks share: the skip connection, drop path and checkpointing.
+
+    with_cp: recompute the block in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, block: Block, drop_path_rate: float, with_cp: bool):
+        super().__init__()
+        self.skip = block.skip
+        self.with_cp = with_cp
+        self.drop_path = (DropPath(drop_path_rate) if drop_path_rate > 0 and block.skip
+                          else nn.Identity())
+
+    def forward(self, x):
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return self._forward(x)
+        if torch.compiler.is_compiling():
+            # The compiler replays a functional graph, where statistics are updated once.
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return checkpoint(self._forward, x, use_reentrant=False,
+                          context_fn=lambda: (nullcontext(), _frozen_statistics(self)))
+
+    def _forward(self, x):
+        out = self.transform(x)
+        return x + self.drop_path(out) if self.skip else out
+
+
+class MBConv(ResidualBlock):
+    """Inverted residual: 1x1 expansion, depthwise convolution, SE, 1x1 projection.
+
+    (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride).
+    """
+
+    def __init__(self, block: Block, *, conv_cfg, norm_cfg, act_cfg, drop_path_rate, with_cp):
+        super().__init__(block, drop_path_rate, with_cp)
+        common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        self.expand_conv = nn.Identity() if block.hidden == block.in_channels else ConvModule(
+            block.in_channels, block.hidden, 1, act_cfg=act_cfg, **common)
+        self.depthwise_conv = ConvModule(
+            block.hidden, block.hidden, block.kernel, stride=block.stride,
+            padding=block.kernel // 2, groups=block.hidden, act_cfg=act_cfg, **common)
+        self.se = (SqueezeExcite(block.hidden, block.squeeze, act_cfg) if block.squeeze
+                   else nn.Identity())
+        self.linear_conv = ConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)
+
+    def transform(self, x):
+        return self.linear_conv(self.se(self.depthwise_conv(self.expand_conv(x))))
+
+
+class FusedMBConv(ResidualBlock):
+    """Edge residual: one full convolution in place of expansion and depthwise.
+
+    (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride).
+    """
+
+    def __init__(self, block: Block, *, conv_cfg, norm_cfg, act_cfg, drop_path_rate, with_cp):
+        super().__init__(block, drop_path_rate, with_cp)
+        common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        self.conv1 = ConvModule(
+            block.in_channels, block.hidden, block.kernel, stride=block.stride,
+            padding=block.kernel // 2, act_cfg=act_cfg, **common)
+        self.se = (SqueezeExcite(block.hidden, block.squeeze, act_cfg) if block.squeeze
+                   else nn.Identity())
+        self.conv2 = ConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)
+
+    def transform(self, x):
+        return self.conv2(self.se(self.conv1(x)))
+
+
+BLOCKS = {'mbconv': MBConv, 'fused': FusedMBConv}

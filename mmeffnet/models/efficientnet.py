@@ -1,0 +1,177 @@
+"""The backbone: an architecture turned into layers."""
+from collections.abc import Mapping
+
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmeffnet.arch import Arch
+from mmeffnet.models.blocks import BLOCKS
+from mmeffnet.models.layers import FanOutNormal
+from mmeffnet.registry import MODELS, TASK_UTILS
+from mmeffnet.scaling import ModelScaling
+from mmeffnet.variants import get_variant
+
+# TensorFlow's momentum 0.99, in PyTorch's convention.
+BATCH_NORM = dict(eps=1e-3, momentum=0.01)
+
+CONVS = {'same': dict(type='mmeffnet.Conv2dSame'), 'symmetric': dict(type='Conv2d')}
+
+INITIAL_WEIGHTS = (dict(type='mmeffnet.FanOutNormal'),
+                   dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1))
+
+
+@MODELS.register_module()
+class EfficientNet(BaseModule):
+    """EfficientNet, EfficientNet-EdgeTPU and EfficientNet-Lite backbones.
+
+    (N, in_channels, H, W) to a tuple of (N, channels, H / stride, W / stride), sizes
+    rounded up. Output ``i`` comes from ``layers[i]``: 0 the stem, then one group of stages
+    per resolution (1 to 5 at strides 2, 4, 8, 16, 32 in the published networks), last the
+    head convolution (6). Same arguments, outputs and ``state_dict`` keys as mmpretrain's.
+
+    Args:
+        arch (str | dict | Arch): A variant ('b0'..'b8', 'l2', 'es', 'em', 'el',
+            'lite0'..'lite4'), or an architecture, see :class:`mmeffnet.arch.Arch`.
+        drop_path_rate (float): Share of the samples dropped at the last block; block i of N
+            drops ``drop_path_rate * i / N``. Defaults to 0.
+        out_indices (Sequence[int]): Outputs to return, in ascending order; -1 is the last.
+            Layers after the last output are neither run nor trained. Defaults to (-1, ).
+        frozen_stages (int): Freeze the first ``frozen_stages`` entries of ``layers``, weights
+            and BatchNorm statistics; 1 is the stem alone. 0, the default, freezes nothing;
+            -1 is refused, as in mmpretrain.
+        conv_cfg (dict, optional): None, the default, keeps the padding of the family, which
+            is TensorFlow's SAME. ``dict(type='Conv2d')`` asks for the symmetric padding that
+            PyTorch-trained weights need. Other registered layers are taken as they are.
+        norm_cfg (dict, optional): Defaults to None, BatchNorm. A BatchNorm of any kind has
+            eps 1e-3 and momentum 0.01 unless it is told otherwise.
+        act_cfg (dict, optional): Defaults to None, the activation of the family.
+        norm_eval (bool): Keep BatchNorm in eval mode; weights stay trainable.
+            Defaults to False.
+        with_cp (bool): Recompute blocks in the backward pass to save memory; changes no
+            result. Defaults to False.
+        in_channels (int): Channels of the input. Defaults to 3.
+        scaling (dict | ModelScaling, optional): Compound scaling to apply to ``arch``, which
+            must be unscaled: a base variant ('b0', 'es', 'lite0') or an architecture.
+        init_cfg (dict | list[dict], optional): Initial weights; None, the default, is the
+            reference rule, :class:`mmeffnet.models.layers.FanOutNormal`.
+
+    Raises ValueError naming the argument, its value and the rule.
+    """
+
+    def __init__(self, arch='b0', drop_path_rate=0., out_indices=(-1, ), frozen_stages=0,
+                 conv_cfg=None, norm_cfg=None, act_cfg=None, norm_eval=False, with_cp=False,
+                 in_channels=3, scaling=None, init_cfg=None):
+        super().__init__(list(INITIAL_WEIGHTS) if init_cfg is None else init_cfg)
+        self.arch = resolve_arch(arch, scaling)
+        self.conv_cfg = conv_cfg or CONVS[self.arch.padding]
+        self.norm_cfg = complete_norm_cfg(norm_cfg)
+        self.act_cfg = act_cfg or dict(type=self.arch.activation)
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.out_channels = self.arch.head
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate!r} must be at least 0, below 1')
+        self.drop_path_rate = drop_path_rate
+
+        conv = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        groups = self._make_groups()
+        self.layers = nn.ModuleList([
+            ConvModule(in_channels, self.arch.stem, 3, stride=2, padding=1, **conv), *groups,
+            ConvModule(self.arch.stages[-1].channels, self.arch.head, 1, **conv)])
+        self.out_indices = _check_indices(out_indices, len(self.layers))
+        if frozen_stages not in range(len(self.layers) + 1):
+            raise ValueError(f'frozen_stages={frozen_stages!r} must be from 0 (nothing frozen) '
+                             f'to {len(self.layers)} (all layers frozen)')
+        self.frozen_stages = frozen_stages
+        # mmcv's layers start with other weights; a network that nobody calls
+        # ``init_weights`` on has to be right too.
+        FanOutNormal()(self.layers)
+        for layer in self.layers[self.out_indices[-1] + 1:]:
+            layer.requires_grad_(False)  # no gradient would ever reach it: DDP refuses that
+        self._freeze()
+
+    def _make_groups(self) -> list[nn.Sequential]:
+        blocks = self.arch.blocks()
+        total, index, groups = sum(map(len, blocks)), 0, []
+        for group in blocks:
+            layers = []
+            for block in group:
+                layers.append(BLOCKS[block.kind](
+                    block, conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg,
+                    drop_path_rate=self.drop_path_rate * index / total, with_cp=self.with_cp))
+                index += 1
+            groups.append(nn.Sequential(*layers))
+        return groups
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outs = []
+        for i, layer in enumerate(self.layers[:self.out_indices[-1] + 1]):
+            x = layer(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        for layer in self.layers[:self.frozen_stages]:
+            layer.eval()
+            layer.requires_grad_(False)
+
+
+def resolve_arch(arch, scaling=None) -> Arch:
+    """The architecture that ``arch`` and ``scaling`` of a config mean.
+
+    Raises ValueError for an unknown variant (naming the nearest), for a wrong field of a
+    stage, and for scaling something that is scaled already.
+    """
+    if isinstance(arch, Mapping):
+        arch = Arch.from_dict(arch)
+    if isinstance(scaling, Mapping):
+        scaling = TASK_UTILS.build(scaling)
+    elif scaling is not None and not isinstance(scaling, ModelScaling):
+        raise ValueError(f"scaling={scaling!r} must be dict(type='mmeffnet.ModelScaling', ...)")
+    if isinstance(arch, Arch):
+        return scaling.apply(arch) if scaling else arch
+    variant = get_variant(arch)
+    if scaling is None:
+        return variant.arch
+    if variant.arch != variant.family:
+        raise ValueError(f'arch={arch!r} is scaled already ({variant.scaling}); '
+                         "scale a base variant: 'b0', 'es' or 'lite0'")
+    return scaling.apply(variant.family)
+
+
+def complete_norm_cfg(norm_cfg: dict | None) -> dict:
+    """Add EfficientNet's eps and momentum to a BatchNorm config that does not set them."""
+    norm_cfg = dict(norm_cfg or dict(type='BN'))
+    layer = norm_cfg['type']
+    if isinstance(layer, str):
+        layer = MMENGINE_MODELS.get(layer)
+    is_batch_norm = isinstance(layer, type) and issubclass(layer, _BatchNorm)
+    # mmcv's own synchronised BatchNorm does not derive from PyTorch's.
+    if is_batch_norm or norm_cfg['type'] == 'MMSyncBN':
+        norm_cfg = {**BATCH_NORM, **norm_cfg}
+    return norm_cfg
+
+
+def _check_indices(out_indices, total: int) -> tuple[int, ...]:
+    """Sorted, non-negative output indices."""
+    if isinstance(out_indices, int) or not out_indices:
+        raise ValueError(f'out_indices={out_indices!r} must be a sequence of output indices')
+    for index in out_indices:
+        if not isinstance(index, int) or not -total <= index < total:
+            raise ValueError(f'out_indices={tuple(out_indices)!r} must lie in '
+                             f'0..{total - 1}, and {index!r} does not')
+    return tuple(sorted({index % total for index in out_indices}))

@@ -1,0 +1,86 @@
+"""The convolution with TensorFlow's SAME padding, and the initial weights."""
+import math
+
+import torch
+import torch.nn.functional as F
+from mmengine.model.weight_init import update_init_info
+from torch import nn
+
+from mmeffnet.registry import MODELS, WEIGHT_INITIALIZERS
+
+
+def same_padding(size, kernel: int, stride: int, dilation: int = 1):
+    """Zeros that SAME padding adds along one axis, before and after together.
+
+    The output has ``ceil(size / stride)`` elements; of an odd number of zeros the extra
+    one comes after. Source: TensorFlow's documentation of ``tf.nn``, "padding".
+    """
+    reach = (kernel - 1) * dilation + 1
+    total = ((size + stride - 1) // stride - 1) * stride + reach - size
+    # A kernel shorter than its stride may need less than nothing.
+    return total if reach >= stride else max(total, 0)
+
+
+@torch.fx.wrap
+def conv2d_same(x, weight, bias, stride, dilation, groups):
+    """``F.conv2d`` with SAME padding; copies the input only where padding is lopsided."""
+    total = [same_padding(size, kernel, s, d) for size, kernel, s, d in zip(
+        x.shape[-2:], weight.shape[-2:], stride, dilation)]
+    if torch.jit.is_tracing():
+        # Sizes are traced here: keep the arithmetic in the graph, so that the traced
+        # network is right at every size and not only at the size it was traced with.
+        (top, left), (bottom, right) = [t // 2 for t in total], [t - t // 2 for t in total]
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, stride, 0,
+                        dilation, groups)
+    # The convolution pads evenly by itself; only an odd zero has to be appended.
+    odd = [t % 2 for t in total]
+    if any(odd):
+        x = F.pad(x, (0, odd[1], 0, odd[0]))
+    return F.conv2d(x, weight, bias, stride, [t // 2 for t in total], dilation, groups)
+
+
+@MODELS.register_module()
+class Conv2dSame(nn.Conv2d):
+    """``nn.Conv2d`` with TensorFlow's SAME padding, in place of ``padding``.
+
+    (N, C, H, W) to (N, C', ceil(H / stride), ceil(W / stride)). At stride 1 an odd kernel
+    is padded evenly, which is decided here once; strided layers look at each input.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1,
+                 groups=1, bias=True):
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride,
+                         dilation=dilation, groups=groups, bias=bias)
+        total = [same_padding(1, k, 1, d) for k, d in zip(self.kernel_size, self.dilation)]
+        self.depends_on_size = self.stride != (1, 1) or any(t % 2 for t in total)
+        if not self.depends_on_size:
+            self.padding = tuple(t // 2 for t in total)
+
+    # Overridden in place of ``forward``, which MMEngine's efficient_conv_bn_eval bypasses.
+    def _conv_forward(self, x, weight, bias):
+        if not self.depends_on_size:
+            return super()._conv_forward(x, weight, bias)
+        return conv2d_same(x, weight, bias, self.stride, self.dilation, self.groups)
+
+    def extra_repr(self):
+        return super().extra_repr() + (', padding=same' if self.depends_on_size else '')
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class FanOutNormal:
+    """Initial weights of every convolution: normal, variance 2 / fan-out, bias 0.
+
+    Fan-out is counted per group: a 3x3 depthwise kernel starts at std sqrt(2/9) = 0.471,
+    where MMEngine's ``Kaiming`` counts all groups together and starts it near 0.01.
+    Source: ``conv_kernel_initializer`` in the reference TPU code.
+    """
+
+    def __call__(self, module: nn.Module) -> None:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
+                nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info='FanOutNormal: variance 2 / fan-out per group')

@@ -1,0 +1,26 @@
+"""Child registries of MMEngine's, under the scope 'mmeffnet'.
+
+MMEngine imports this module by itself when it meets a type with the prefix ``mmeffnet.``,
+and then the modules in ``locations``; nothing has to be imported by hand.
+"""
+from mmengine import registry as root
+
+from mmeffnet.scaling import ModelScaling
+
+_CHECKPOINT = 'mmeffnet.engine.checkpoint'  # lets our own checkpoints load with weights only
+
+
+def _child(parent, *locations):
+    return root.Registry(parent.name, parent=parent, scope='mmeffnet', locations=list(locations))
+
+
+MODELS = _child(root.MODELS, 'mmeffnet.models', _CHECKPOINT)
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmeffnet.models')
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
+HOOKS = _child(root.HOOKS, 'mmeffnet.engine.hooks', _CHECKPOINT)
+DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
+METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
+TASK_UTILS = _child(root.TASK_UTILS)
+
+# Registered here because ``scaling`` itself knows the standard library only.
+TASK_UTILS.register_module(module=ModelScaling)

@@ -1,0 +1,133 @@
+"""Compound scaling of depth, width and resolution (ICML 2019, section 3.3).
+
+This module imports the standard library and ``arch`` only.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import InitVar, dataclass, replace
+from fractions import Fraction
+
+from mmeffnet.arch import Arch
+
+
+def round_channels(wanted, divisor: int = 8, round_limit: float = 0.9) -> int:
+    """Snap a width to a multiple of ``divisor``, losing little of it.
+
+    wanted: channels after scaling, > 0. round_limit: least share of ``wanted`` kept.
+    Raises ValueError if ``wanted`` or ``divisor`` is not positive.
+    Source: ``round_filters`` in the reference TPU code. 19.2 -> 24, where bare rounding
+    gives 16 and loses a sixth.
+    """
+    if wanted <= 0 or divisor <= 0:
+        raise ValueError(f'wanted={wanted} and divisor={divisor} must both be above 0')
+    wanted = _exact(wanted)
+    channels = max(divisor, int(wanted + Fraction(divisor, 2)) // divisor * divisor)
+    if channels < _exact(round_limit) * wanted:
+        channels += divisor
+    return channels
+
+
+def round_repeats(repeats: int, depth: float) -> int:
+    """Blocks of a stage after depth scaling: ``repeats * depth``, rounded up.
+
+    The product is exact: 25 x 2.2 is 55, where floats give 55.00000000000001 and a bare
+    ceil 56. Raises ValueError if either is not positive.
+    """
+    if repeats <= 0 or depth <= 0:
+        raise ValueError(f'repeats={repeats} and depth={depth} must both be above 0')
+    return math.ceil(repeats * _exact(depth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScaling:
+    """Scale an architecture's width and depth, and state the input resolution.
+
+    width, depth: factors, > 0, 1 by default. resolution: input side in pixels, 224 by
+    default. Widths become multiples of ``divisor`` that keep at least ``round_limit`` of
+    what was asked for.
+    scale_stem_head: whether stem, head and the repeats of the first and the last stage
+    scale too; None (default) follows the architecture (the Lite family keeps them).
+    phi: compound coefficient, in place of the three factors: depth ``alpha**phi``, width
+    ``beta**phi``, resolution ``base_resolution * gamma**phi`` in whole pixels; the cost
+    grows as ``(alpha * beta**2 * gamma**2)**phi``, 1.92**phi with the paper's numbers.
+
+    The published B1 to B7 are *not* this formula: B7 is depth 3.1, width 2.0, 600 px,
+    while phi=7 gives 3.58, 1.95 and 596. ``arch='b7'`` builds the published network.
+
+    Raises ValueError for a factor that is not above 0, and for phi beside a factor.
+    """
+    width: float | None = None
+    depth: float | None = None
+    resolution: int | None = None
+    divisor: int = 8
+    round_limit: float = 0.9
+    scale_stem_head: bool | None = None
+    phi: InitVar[float | None] = None
+    alpha: InitVar[float] = 1.2
+    beta: InitVar[float] = 1.1
+    gamma: InitVar[float] = 1.15
+    base_resolution: InitVar[int] = 224
+
+    def __post_init__(self, phi, alpha, beta, gamma, base_resolution):
+        factors = dict(width=1.0, depth=1.0, resolution=base_resolution)
+        if phi is not None:
+            given = [name for name in factors if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f'phi={phi} sets width, depth and resolution together; '
+                                 f'remove {", ".join(given)} or remove phi')
+            _check_positive(alpha=alpha, beta=beta, gamma=gamma, base_resolution=base_resolution)
+            if not isinstance(phi, (int, float)) or not 0 <= phi < math.inf:
+                raise ValueError(f'phi={phi!r} must be a finite number of at least 0')
+            factors = dict(width=beta**phi, depth=alpha**phi,
+                           resolution=round(base_resolution * gamma**phi))
+        for name, value in factors.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        _check_positive(width=self.width, depth=self.depth, resolution=self.resolution,
+                        divisor=self.divisor)
+        for name in ('resolution', 'divisor'):
+            if getattr(self, name) != int(getattr(self, name)):
+                raise ValueError(f'{name}={getattr(self, name)!r} must be a whole number')
+        if not 0 < self.round_limit <= 1:
+            raise ValueError(f'round_limit={self.round_limit!r} must be above 0, at most 1')
+
+    @classmethod
+    def from_phi(cls, phi: float, alpha: float = 1.2, beta: float = 1.1, gamma: float = 1.15,
+                 base_resolution: int = 224, **rounding) -> ModelScaling:
+        """The paper's formula; differs from the published table, see the class."""
+        return cls(phi=phi, alpha=alpha, beta=beta, gamma=gamma,
+                   base_resolution=base_resolution, **rounding)
+
+    def apply(self, arch: Arch) -> Arch:
+        """A new architecture with scaled widths and repeats; ``arch`` stays as it is."""
+        ends = arch.scale_stem_head if self.scale_stem_head is None else self.scale_stem_head
+        last = len(arch.stages) - 1
+        stages = tuple(
+            replace(stage,
+                    channels=self._width(stage.channels),
+                    expand_from=stage.expand_from and self._width(stage.expand_from),
+                    repeats=(round_repeats(stage.repeats, self.depth)
+                             if ends or 0 < i < last else stage.repeats))
+            for i, stage in enumerate(arch.stages))
+        return replace(arch, stages=stages,
+                       stem=self._width(arch.stem) if ends else arch.stem,
+                       head=self._width(arch.head) if ends else arch.head)
+
+    def _width(self, channels: int) -> int:
+        if self.width == 1:  # keep the widths of a custom architecture that needs no scaling
+            return channels
+        return round_channels(channels * _exact(self.width), self.divisor, self.round_limit)
+
+
+def _exact(number) -> Fraction:
+    """The decimal that was written: 1.1 is 11/10 and not the nearest binary fraction."""
+    return number if isinstance(number, Fraction) else Fraction(str(number))
+
+
+def _check_positive(**values) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise ValueError(f'{name}={value!r} must be a number above 0')
+        if math.isinf(value):
+            raise ValueError(f'{name}={value!r} must be finite')

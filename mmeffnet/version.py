@@ -1,0 +1,5 @@
+"""The version, and how the package is installed with a stack to run on."""
+__version__ = '0.1.0'
+
+INSTALL_COMMAND = ('pip install "mmeffnet[openmmlab]" (official OpenMMLab packages) or '
+                   'pip install "mmeffnet[onedl]" (the maintained forks)')
