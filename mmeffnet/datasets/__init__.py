@@ -1,0 +1,3 @@
+from mmeffnet.datasets.digits import Digits
+
+__all__ = ['Digits']

@@ -1,0 +1,31 @@
+# How any run of these configs goes about, on CUDA where there is one and on the CPU elsewhere.
+default_scope = 'mmpretrain'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='VisualizationHook', enable=False),
+    random_state=dict(type='mmeffnet.RandomStateHook'),
+    pictures=dict(type='mmeffnet.PicturesHook'),
+)
+
+# An import statement would turn this into a config of MMEngine's other style.
+_cuda = __import__('torch').cuda.is_available()
+
+env_cfg = dict(
+    cudnn_benchmark=True,  # the input size does not change
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl' if _cuda else 'gloo'),
+)
+del _cuda
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=None, deterministic=False)

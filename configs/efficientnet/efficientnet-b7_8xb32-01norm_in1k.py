@@ -1,0 +1,4 @@
+# For the AdvProp weights, which take input in -1..1.
+_base_ = './efficientnet-b7_8xb32_in1k.py'
+
+data_preprocessor = dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5])

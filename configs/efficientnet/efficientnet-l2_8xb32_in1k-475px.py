@@ -1,0 +1,10 @@
+# For the NoisyStudent weights that are evaluated at 475 pixels.
+_base_ = './efficientnet-l2_8xb32_in1k.py'
+
+train_pipeline = [dict(type='LoadImageFromFile'), dict(type='EfficientNetRandomCrop', scale=475),
+                  dict(type='RandomFlip', prob=0.5, direction='horizontal'), dict(type='PackInputs')]
+test_pipeline = [dict(type='LoadImageFromFile'),
+                 dict(type='EfficientNetCenterCrop', crop_size=475), dict(type='PackInputs')]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

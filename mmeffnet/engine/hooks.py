@@ -1,0 +1,141 @@
+"""Hooks: random state that survives a resume, and pictures of a run."""
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dist import collect_results, master_only
+from mmengine.hooks import Hook
+
+from mmeffnet.engine import plots
+from mmeffnet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Save the random state with every checkpoint and go on from it after a resume.
+
+    Validation leaves the state as it found it, so that how often one validates does not
+    change the training. The state of the main process is kept, of rank 0: workers and the
+    sampler are seeded by MMEngine from seed, epoch and rank.
+    """
+    # Before LoggerHook and CheckpointHook: nothing may draw in between.
+    priority = 'VERY_HIGH'
+
+    def __init__(self):
+        self._resumed = self._before_val = None
+
+    def before_val(self, runner) -> None:
+        self._before_val = random_state()
+
+    def after_val(self, runner) -> None:
+        set_random_state(self._before_val)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint['random_state'] = random_state()
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self._resumed = checkpoint.get('random_state')
+
+    def before_train(self, runner) -> None:
+        # Not while loading: MMEngine sets the seed once more after that. A fine-tuning from
+        # someone's weights starts with its own seed.
+        if runner._resume and self._resumed is not None:
+            set_random_state(self._resumed)
+
+
+def random_state() -> dict:
+    """The state of Python, numpy and PyTorch, as tensors and numbers only."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    state = dict(python=random.getstate(), torch=torch.get_rng_state(),
+                 numpy=(name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss))
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """Go back to a state of ``random_state``."""
+    name, keys, position, has_gauss, gauss = state['numpy']
+    random.setstate(_as_tuples(state['python']))
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state['torch'].cpu())
+    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
+        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+
+
+def _as_tuples(value):
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Draw the learning curve and the confusion matrix into the work dir.
+
+    confusion: whether to draw the confusion matrix; up to ``plots.MOST_CLASSES`` classes
+    are readable. Defaults to True.
+    """
+    priority = 'VERY_LOW'
+
+    def __init__(self, confusion: bool = True):
+        self.confusion = confusion
+        self._training = False
+        self._drawn: set[Path] = set()
+        self._pairs: list[tuple[int, int]] = []
+
+    def _collect(self, outputs) -> None:
+        for sample in outputs or ():
+            if 'gt_label' in sample and 'pred_label' in sample and sample.gt_label.numel() == 1:
+                self._pairs.append((sample.gt_label.item(), sample.pred_label.item()))
+
+    def _draw_confusion(self, runner, loader) -> None:
+        pairs, self._pairs = collect_results(self._pairs, len(loader.dataset), 'cpu'), []
+        classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
+        if self.confusion and pairs and classes and len(classes) <= plots.MOST_CLASSES:
+            path = Path(runner.work_dir) / 'confusion_matrix.png'
+            plots.confusion_matrix(pairs, classes, path)
+            self._drawn.add(path)
+
+    @master_only
+    def _draw_curve(self, runner) -> None:
+        scalars = {name: buffer.data for name, buffer in runner.message_hub.log_scalars.items()}
+        path = Path(runner.work_dir) / 'learning_curve.png'
+        if plots.learning_curve(scalars, len(runner.train_dataloader), path):
+            self._drawn.add(path)
+
+    def before_train(self, runner) -> None:
+        self._training = True
+
+    def before_val_epoch(self, runner) -> None:
+        self._pairs = []
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self._collect(outputs)
+
+    after_test_iter = after_val_iter
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        # Drawn anew every epoch: a run that is stopped early leaves its pictures too.
+        self._draw_confusion(runner, runner.val_dataloader)
+        if self._training:
+            self._draw_curve(runner)
+        else:
+            self._say(runner)
+
+    def after_test_epoch(self, runner, metrics=None) -> None:
+        self._draw_confusion(runner, runner.test_dataloader)
+        self._say(runner)
+
+    def after_train(self, runner) -> None:
+        self._draw_curve(runner)
+        self._training = False
+        runner.logger.info(f'Checkpoints and logs: {runner.work_dir}')
+        self._say(runner)
+
+    @master_only
+    def _say(self, runner) -> None:
+        for path in sorted(self._drawn):
+            runner.logger.info(f'Picture: {path}')
+        self._drawn.clear()

@@ -1,0 +1,109 @@
+"""Pictures of a run. Drawn without pyplot: no global figures, no display."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+MOST_CLASSES = 40  # labels of more classes cannot be read
+MOST_NUMBERS = 20  # nor the counts inside the cells
+BLUE, ORANGE = '#0072B2', '#D55E00'  # told apart by every kind of colour vision
+
+
+def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Path) -> bool:
+    """Draw training loss, validation accuracy and learning rate over epochs.
+
+    scalars: MMEngine's history by name, each (values, counts). Returns whether there was
+    anything to draw.
+    """
+    panels = [(name, colour, title) for name, colour, title in (
+        ('train/loss', BLUE, 'Training loss'),
+        (_first(scalars, 'val/'), ORANGE, 'Validation'),
+        (_first(scalars, 'train/lr', 'train/base_lr'), BLUE, 'Learning rate'))
+        if name in scalars]
+    if not panels:
+        return False
+    figure = _figure(4.2 * len(panels), 3.4)
+    for axes, (name, colour, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
+                                           panels):
+        values = np.asarray(scalars[name][0], dtype=float)
+        if name.startswith('val/'):
+            # The last epoch ends where the training has come to.
+            done = len(scalars['train/loss'][0]) / steps_per_epoch
+            epochs = np.linspace(done / len(values), done, len(values))
+            axes.plot(epochs, values, 'o-', color=colour, markersize=4)
+            best = int(np.nanargmax(values))
+            axes.annotate(f'best {values[best]:.2f}', (epochs[best], values[best]),
+                          textcoords='offset points', xytext=(0, -16), ha='right', color=colour)
+            axes.set_ylabel(f'{name.removeprefix("val/")} (%)' if 'accuracy' in name
+                            else name.removeprefix('val/'))
+        else:
+            epochs = np.arange(1, len(values) + 1) / steps_per_epoch
+            if name == 'train/loss':
+                axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.8)
+                values = _smooth(values, max(1, steps_per_epoch // 2))
+            axes.plot(epochs, values, color=colour)
+        axes.set_title(title)
+        axes.set_xlabel('epoch')
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.02)
+    return _save(figure, path)
+
+
+def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
+                     path: Path) -> bool:
+    """Draw how often each true class (rows) was taken for each class (columns).
+
+    pairs: (true, predicted) class indices.
+    """
+    total = len(classes)
+    counts = np.zeros((total, total), dtype=int)
+    np.add.at(counts, tuple(np.asarray(pairs).T), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = max(4.5, 0.32 * total + 2)
+    figure = _figure(side + 0.8, side)
+    axes = figure.subplots()
+    image = axes.imshow(100 * share, cmap='Blues', vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, label='share of the true class (%)', shrink=0.8)
+    names = [str(name).split(',')[0] for name in classes]
+    axes.set_xticks(range(total), names, rotation=0 if max(map(len, names)) < 3 else 90)
+    axes.set_yticks(range(total), names)
+    axes.set_xlabel('predicted class')
+    axes.set_ylabel('true class')
+    right = counts.trace()
+    axes.set_title(f'{right} of {counts.sum()} right ({100 * right / counts.sum():.2f} %)')
+    if total <= MOST_NUMBERS:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                axes.text(column, row, count, ha='center', va='center', fontsize=8,
+                          color='white' if share[row, column] > 0.5 else 'black')
+    return _save(figure, path)
+
+
+def _first(scalars: Mapping, *prefixes: str) -> str | None:
+    """The first scalar with one of the prefixes, timings aside."""
+    return next((name for prefix in prefixes for name in scalars
+                 if name.startswith(prefix) and not name.endswith('time')), None)
+
+
+def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the last ``window`` values at each place, of fewer at the start."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> bool:
+    """Write a picture whole or not at all."""
+    part = path.with_name(f'.{path.name}.part')
+    figure.savefig(part, dpi=130, format='png')
+    part.replace(path)
+    return True
