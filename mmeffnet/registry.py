@@ -10,8 +10,23 @@ from mmeffnet.scaling import ModelScaling
 _CHECKPOINT = 'mmeffnet.engine.checkpoint'  # lets our own checkpoints load with weights only
 
 
+class PluginRegistry(root.Registry):
+    """A registry that knows what mmpretrain's knows, besides its own.
+
+    A config inherited by name (``_base_ = 'mmeffnet::...'``) is built in the scope
+    'mmeffnet', and mmpretrain's types in it carry no prefix.
+    """
+
+    def get(self, key: str):
+        found = super().get(key)
+        if found is None and '.' not in key:
+            found = super().get(f'mmpretrain.{key}')
+        return found
+
+
 def _child(parent, *locations):
-    return root.Registry(parent.name, parent=parent, scope='mmeffnet', locations=list(locations))
+    return PluginRegistry(parent.name, parent=parent, scope='mmeffnet',
+                          locations=list(locations or (_CHECKPOINT, )))
 
 
 MODELS = _child(root.MODELS, 'mmeffnet.models', _CHECKPOINT)
@@ -21,6 +36,10 @@ HOOKS = _child(root.HOOKS, 'mmeffnet.engine.hooks', _CHECKPOINT)
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
 TASK_UTILS = _child(root.TASK_UTILS)
+
+# Nothing of ours yet in these, and mmpretrain's to be found through them.
+OTHERS = tuple(_child(parent) for name, parent in vars(root).items()
+               if isinstance(parent, root.Registry) and name not in globals())
 
 # Registered here because ``scaling`` itself knows the standard library only.
 TASK_UTILS.register_module(module=ModelScaling)

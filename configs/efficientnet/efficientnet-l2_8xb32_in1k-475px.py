@@ -2,7 +2,8 @@
 _base_ = './efficientnet-l2_8xb32_in1k.py'
 
 train_pipeline = [dict(type='LoadImageFromFile'), dict(type='EfficientNetRandomCrop', scale=475),
-                  dict(type='RandomFlip', prob=0.5, direction='horizontal'), dict(type='PackInputs')]
+                  dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+                  dict(type='PackInputs')]
 test_pipeline = [dict(type='LoadImageFromFile'),
                  dict(type='EfficientNetCenterCrop', crop_size=475), dict(type='PackInputs')]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -3,7 +3,8 @@ _base_ = ['../_base_/models/efficientnet.py', '../_base_/datasets/imagenet_bs32_
 
 model = dict(backbone=dict(arch='lite2'), head=dict(arch='lite2'))
 train_pipeline = [dict(type='LoadImageFromFile'), dict(type='EfficientNetRandomCrop', scale=260),
-                  dict(type='RandomFlip', prob=0.5, direction='horizontal'), dict(type='PackInputs')]
+                  dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+                  dict(type='PackInputs')]
 test_pipeline = [dict(type='LoadImageFromFile'),
                  dict(type='EfficientNetCenterCrop', crop_size=260), dict(type='PackInputs')]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -21,13 +21,11 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=64,
     num_workers=0,
-    collate_fn=dict(type='default_collate'),
     dataset=dict(type='mmeffnet.Digits', split='train', pipeline=train_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=64,
     num_workers=0,
-    collate_fn=dict(type='default_collate'),
     dataset=dict(type='mmeffnet.Digits', split='test', pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False))
 test_dataloader = val_dataloader

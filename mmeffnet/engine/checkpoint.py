@@ -14,7 +14,7 @@ from mmengine.logging import HistoryBuffer
 from torch.serialization import add_safe_globals
 
 from mmeffnet.arch import Arch
-from mmeffnet.engine.errors import InputError
+from mmeffnet.engine.errors import InputError, one_line
 from mmeffnet.variants import VARIANTS
 
 
@@ -130,33 +130,38 @@ def _expected(arch: Arch) -> dict:
     return expected
 
 
-def check_against_model(weights: Mapping[str, torch.Tensor], model: torch.nn.Module,
-                        path, partly: bool = False) -> None:
-    """Refuse weights that would leave the model partly random.
+def check_variant(weights: Mapping[str, torch.Tensor], model: torch.nn.Module, path) -> None:
+    """Refuse the weights of another variant, naming it.
 
-    partly: allow missing and misshapen weights (fine-tuning from another task), yet not
-    those of another variant. Raises InputError naming the keys, and the variant that the
-    file really is.
+    Other differences are allowed: fine-tuning starts from another head.
     """
-    wanted = model.state_dict()
-    prefix = 'backbone.' if any(k.startswith('backbone.layers.') for k in wanted) else ''
-    theirs, ours = variant_of_weights(weights), variant_of_weights(wanted)
+    theirs, ours = variant_of_weights(weights), variant_of_weights(model.state_dict())
     if theirs and ours and theirs != ours:
         raise InputError(f'checkpoint {str(path)!r} is of variant {theirs!r}, and the config '
                          f'builds {ours!r}: give a config with arch={theirs!r}, or another file')
-    if partly:
-        return
-    # Means and deviations of the input come with the config.
-    missing = [k for k in wanted if k not in weights and not k.startswith('data_preprocessor.')]
-    shapes = [f'{k} is {tuple(weights[k].shape)} in the file and {tuple(v.shape)} in the model'
-              for k, v in wanted.items() if k in weights and weights[k].shape != v.shape]
-    if shapes:
-        raise InputError(f'checkpoint {str(path)!r} does not fit the model: {_few(shapes)}')
+
+
+def load_whole(path, model: torch.nn.Module) -> None:
+    """Load weights and refuse those that would leave the model partly random.
+
+    MMEngine itself loads what fits and warns of the rest. Raises InputError naming the
+    variant that the file really is, or the keys.
+    """
+    weights = weights_of(read_checkpoint(path))
+    check_variant(weights, model, path)
+    try:
+        missing = model.load_state_dict(weights, strict=False).missing_keys
+    except RuntimeError as error:
+        shapes = [line.strip() for line in str(error).splitlines() if 'size mismatch' in line]
+        raise InputError(f'checkpoint {str(path)!r} does not fit the model: '
+                         f'{_few(shapes) or one_line(error)}') from error
+    # Means and deviations of the input come with the config; counters change no result.
+    missing = [key for key in missing if not key.startswith('data_preprocessor.')
+               and not key.endswith('num_batches_tracked')]
     if missing:
-        hint = ('; it holds a backbone alone' if prefix and any(
-            k.startswith('layers.') for k in weights) else '')
-        raise InputError(f'checkpoint {str(path)!r} lacks {len(missing)} of the '
-                         f'{len(wanted)} tensors of the model: {_few(missing)}{hint}')
+        alone = any(key.startswith('layers.') for key in weights)
+        raise InputError(f'checkpoint {str(path)!r} lacks {len(missing)} tensors of the model: '
+                         f'{_few(missing)}' + ('; it holds a backbone alone' if alone else ''))
 
 
 def _few(items: list[str], most: int = 3) -> str:

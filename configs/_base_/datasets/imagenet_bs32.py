@@ -23,7 +23,6 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=5,
     persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='ImageNet',
         data_root='{{$IMAGENET:data/imagenet}}',
@@ -35,7 +34,6 @@ val_dataloader = dict(
     batch_size=32,
     num_workers=5,
     persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='ImageNet',
         data_root='{{$IMAGENET:data/imagenet}}',

@@ -1,0 +1,102 @@
+"""What the flags of the command lines change in a config."""
+from argparse import Namespace
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+from mmeffnet.engine.errors import InputError
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+# How the visualization hook of each project is told to draw, and where to.
+DRAWING = {'mmpretrain': ('enable', 'out_dir'), 'mmdet': ('draw', 'test_out_dir')}
+
+# Test-time augmentation of a classifier whose config says nothing of it.
+FLIP_TTA = dict(model=dict(type='mmpretrain.AverageClsScoreTTA'),
+                flips=[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)])
+
+
+def dataloaders(cfg: Config, pin_memory: bool | None, persistent: bool | None) -> None:
+    """Fill in how batches are loaded; None leaves the choice to config and device."""
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if pin_memory is not None:
+            loader.pin_memory = pin_memory
+        if not loader.get('num_workers'):
+            loader.persistent_workers = False  # PyTorch refuses it without workers
+        elif persistent is not None:
+            loader.persistent_workers = persistent
+        # mmpretrain leaves this to its tools; detectors need the other one. Not in our configs:
+        # MMEngine trips over it in a config that is inherited by name.
+        if cfg.get('default_scope') == 'mmpretrain':
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+            loader.setdefault('persistent_workers', bool(loader.get('num_workers')))
+            if pin_memory is None:
+                loader.setdefault('pin_memory', __import__('torch').cuda.is_available())
+
+
+def for_training(cfg: Config, args: Namespace) -> None:
+    """Apply --no-validate, --amp, --resume and --auto-scale-lr."""
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'model'):
+        if not cfg.get(key):
+            raise InputError(f'config {args.config!r} has no {key!r}: it cannot be trained')
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        _mixed_precision(cfg.optim_wrapper)
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise InputError(f'config {args.config!r} does not say what batch size its learning '
+                             'rate is for: set auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+
+
+def _mixed_precision(wrapper: ConfigDict) -> None:
+    known = ('OptimWrapper', 'AmpOptimWrapper', 'mmeffnet.AmpOptimWrapper')
+    if wrapper.get('type', 'OptimWrapper') not in known:
+        raise InputError(f'optim_wrapper.type={wrapper.type!r}: --amp works with {known}')
+    for key in ('dtype', 'loss_scale'):
+        wrapper.pop(key, None)
+    wrapper.update(type='mmeffnet.AmpOptimWrapper', precision='mixed')
+
+
+def for_testing(cfg: Config, args: Namespace) -> None:
+    """Apply the checkpoint, --amp, --show, --show-dir and --tta."""
+    for key in ('test_dataloader', 'test_evaluator', 'model'):
+        if not cfg.get(key):
+            raise InputError(f'config {args.config!r} has no {key!r}: it cannot be tested')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.test_cfg = cfg.get('test_cfg') or ConfigDict()
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir:
+        _draw(cfg, args)
+    if args.tta:
+        _augment(cfg)
+
+
+def _draw(cfg: Config, args: Namespace) -> None:
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if not hook:
+        raise InputError('--show and --show-dir need a hook that draws: set '
+                         "default_hooks.visualization=dict(type='VisualizationHook')")
+    draw, out_dir = DRAWING.get(cfg.get('default_scope'), DRAWING['mmdet'])
+    hook.update({draw: True, out_dir: args.show_dir, 'show': args.show,
+                 'wait_time': args.wait_time, 'interval': args.interval})
+
+
+def _augment(cfg: Config) -> None:
+    pipeline = cfg.test_dataloader.dataset.get('pipeline')
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        if cfg.get('default_scope') != 'mmpretrain' or not pipeline:
+            raise InputError('--tta needs tta_model and tta_pipeline in the config')
+        cfg.tta_model = ConfigDict(deepcopy(FLIP_TTA['model']))
+        cfg.tta_pipeline = [*pipeline[:-1], dict(
+            type='TestTimeAug', transforms=[FLIP_TTA['flips'], [pipeline[-1]]])]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

@@ -1,0 +1,121 @@
+"""Checks of the data before the first step, where a mistake would surface hours later."""
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import nn
+
+from mmeffnet.engine.errors import InputError
+
+LAYOUTS = {
+    'ImageNet': 'expected there: train/<class>/*.JPEG and val/<class>/*.JPEG, a folder for '
+                'each of the 1000 classes such as n01440764, or train/ and val/ with '
+                'meta/train.txt and meta/val.txt of lines "file label"; set data_root, or '
+                'IMAGENET in the environment',
+    'CustomDataset': 'expected there: a folder of images for each class, or an ann_file of '
+                     'lines "file label"',
+}
+
+
+def data_problem(cfg: Config, loader: str) -> str | None:
+    """What is wrong with the files that a dataloader of the config names, None for nothing.
+
+    To be asked when a data set could not be built: some download what they need, so that
+    a missing folder alone is no mistake.
+    """
+    for field, dataset in _dataset_configs((cfg.get(loader) or {}).get('dataset'),
+                                           f'{loader}.dataset'):
+        for name, path, exists in _paths(dataset):
+            if not exists(path):
+                layout = LAYOUTS.get(str(dataset.get('type')).rpartition('.')[2], '')
+                return (f'{field}.{name}: {str(path)!r} does not exist'
+                        + (f'; {layout}' if layout else ''))
+            hidden = path.is_dir() and _hidden_folders(path)
+            if hidden:
+                return _hidden_message(hidden)
+    return None
+
+
+def check_dataset(dataset, model: nn.Module, loader: str) -> None:
+    """Refuse classes and labels that a classifier of ``model`` cannot have.
+
+    Does nothing for models without ``head.num_classes`` (detectors, segmenters).
+    Raises InputError naming the data set and both numbers.
+    """
+    num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
+    for part in _parts(dataset):
+        folders = getattr(part, 'folder_to_idx', None) or {}
+        hidden = [folder for folder in folders if folder.startswith('.')]
+        if hidden:
+            raise InputError(_hidden_message([Path(part.img_prefix) / hidden[0]]))
+        if not isinstance(num_classes, int):
+            continue
+        classes = (getattr(part, 'metainfo', None) or {}).get('classes') or list(folders)
+        if classes and len(classes) != num_classes:
+            raise InputError(
+                f'{loader}: the data set has {len(classes)} classes and the model has '
+                f'{num_classes}: set model.head.num_classes={len(classes)}')
+        if not folders:  # labels made from folders are right by construction
+            _check_labels(part, num_classes, loader)
+
+
+def _check_labels(dataset, num_classes: int, loader: str) -> None:
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    print_log(f'{loader}: checking {len(dataset):,} labels', 'current')
+    for index in range(len(dataset)):
+        info = dataset.get_data_info(index)
+        labels = info.get('gt_label', ())
+        for label in labels if isinstance(labels, (list, tuple)) else (labels, ):
+            if not 0 <= label < num_classes:
+                where = getattr(dataset, 'ann_file', None) or type(dataset).__name__
+                raise InputError(
+                    f'{loader}: label {label} of {str(info.get("img_path", index))!r} in '
+                    f'{str(where)!r} is out of range: with {num_classes} classes labels run '
+                    f'from 0 to {num_classes - 1}')
+
+
+def _dataset_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
+    """Data set configs with their dotted names, through wrappers such as RepeatDataset."""
+    if not isinstance(dataset, dict):
+        return
+    inner = [('dataset', dataset.get('dataset'))] if 'dataset' in dataset else [
+        (f'datasets.{i}', d) for i, d in enumerate(dataset.get('datasets', ()))]
+    if not inner:
+        yield field, dataset
+    for name, child in inner:
+        yield from _dataset_configs(child, f'{field}.{name}')
+
+
+def _paths(dataset: dict) -> Iterator[tuple]:
+    """Name, path and test of what a data set config says to be on this machine's disk."""
+    root = dataset.get('data_root') or ''
+    ann_file, prefix = dataset.get('ann_file'), dataset.get('data_prefix')
+    prefixes = prefix if isinstance(prefix, dict) else {'': prefix or dataset.get('split')}
+    found = [('data_root', root, Path.is_dir), ('ann_file', ann_file, Path.is_file)]
+    found += [(f'data_prefix.{key}'.rstrip('.'), value, Path.is_dir)
+              for key, value in prefixes.items()]
+    for name, value, exists in found:
+        if isinstance(value, str) and value and '://' not in f'{root}{value}':
+            yield name, Path(value) if name == 'data_root' else Path(root, value), exists
+
+
+def _hidden_folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name.startswith('.'))
+
+
+def _hidden_message(hidden: list[Path]) -> str:
+    return (f'folder {str(hidden[0])!r} would be counted as a class and shift the labels of '
+            'all others: delete it or move it away')
+
+
+def _parts(dataset) -> Iterator:
+    """The data sets inside wrappers."""
+    if hasattr(dataset, 'datasets'):
+        for child in dataset.datasets:
+            yield from _parts(child)
+    elif hasattr(dataset, 'dataset'):
+        yield from _parts(dataset.dataset)
+    else:
+        yield dataset

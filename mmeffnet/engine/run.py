@@ -1,0 +1,188 @@
+"""Training and testing from a command line: check everything first, then run."""
+import logging
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.dist import get_world_size
+from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmeffnet.engine import adjust
+from mmeffnet.engine.checkpoint import check_variant, load_whole, read_checkpoint, weights_of
+from mmeffnet.engine.config import explain, load_config
+from mmeffnet.engine.data_checks import check_dataset, data_problem
+from mmeffnet.engine.errors import InputError, one_line_errors
+
+WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+
+
+def train(args: Namespace) -> None:
+    """tools/train.py. Exits with 2 and one line where the input is wrong."""
+    with one_line_errors():
+        cfg = _prepare(args)
+        adjust.for_training(cfg, args)
+        _check_pretrained(cfg)
+        checkpoint = _training_checkpoint(cfg)
+        runner = _build(cfg, ['train', 'val'])
+        if checkpoint and cfg.get('resume'):
+            load_whole(checkpoint, _bare_model(runner))
+        elif checkpoint:
+            weights = weights_of(read_checkpoint(checkpoint))
+            check_variant(weights, _bare_model(runner), checkpoint)
+        _notice_batch_size(cfg)
+        _run(runner, cfg)
+
+
+def test(args: Namespace) -> None:
+    """tools/test.py. Exits with 2 and one line where the input is wrong."""
+    with one_line_errors():
+        if args.out_item and not args.out:
+            raise InputError(f'--out-item {args.out_item} needs --out FILE')
+        if args.out and args.out_item != 'metrics' and not args.out.endswith(('.pkl', '.pickle')):
+            raise InputError(f'--out {args.out!r}: predictions are written as .pkl or .pickle; '
+                             'metrics take --out-item metrics')
+        cfg = _prepare(args)
+        adjust.for_testing(cfg, args)
+        remote = '://' in args.checkpoint
+        if not remote:
+            read_checkpoint(args.checkpoint)  # before anything slow is built
+        runner = _build(cfg, ['test'])
+        if not remote:
+            load_whole(args.checkpoint, _bare_model(runner))
+    if args.out and args.out_item != 'metrics':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics':
+        mmengine.dump(metrics, args.out)
+
+
+def _prepare(args: Namespace) -> Config:
+    """The config with what both commands change in it."""
+    # Loaders that fall back to unpickling on their own are stopped by this.
+    os.environ[WEIGHTS_ONLY] = '1'
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    adjust.dataloaders(cfg, pin_memory=False if args.no_pin_memory else None,
+                       persistent=False if getattr(args, 'no_persistent_workers', 0) else None)
+    _start_processes(cfg, args.launcher)
+    return cfg
+
+
+def _start_processes(cfg: Config, launcher: str) -> None:
+    """Without CUDA, join the process group here: MMEngine's way selects a GPU first."""
+    if launcher == 'none' or torch.cuda.is_available():
+        return
+    if launcher != 'pytorch':
+        raise InputError(f'--launcher {launcher} needs CUDA, and this machine shows none: '
+                         'on CPUs start with torchrun and --launcher pytorch')
+    if not {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'} <= set(os.environ):
+        raise InputError('--launcher pytorch is for torchrun, which sets RANK and WORLD_SIZE: '
+                         'use tools/dist_train.sh, tools/dist_test.sh or torchrun')
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    torch.distributed.init_process_group('gloo')
+
+
+class _StartHook(Hook):
+    """Knows whether the training itself has begun."""
+    started = False
+
+    def before_train(self, runner) -> None:
+        self.started = True
+
+
+def _run(runner: Runner, cfg: Config) -> None:
+    """Train; what fails before the first step is the config's fault.
+
+    MMEngine builds optimizer and schedulers, and loads weights, inside ``train``.
+    """
+    start = _StartHook()
+    runner.register_hook(start)
+    try:
+        runner.train()
+    except Exception as error:
+        if start.started:
+            raise
+        raise InputError(explain(error, cfg)) from error
+
+
+def _build(cfg: Config, stages: list[str]) -> Runner:
+    """The Runner, with models and data sets built now and checked."""
+    try:
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except Exception as error:
+        raise InputError(explain(error, cfg)) from error
+    model = _bare_model(runner)
+    for stage in stages:
+        loader = f'{stage}_dataloader'
+        if cfg.get(loader) is None:
+            continue
+        try:
+            # Reading the property builds the loop with its data set.
+            dataset = getattr(runner, f'{stage}_loop').dataloader.dataset
+        except Exception as error:
+            raise InputError(data_problem(cfg, loader)
+                             or f'{loader}: {explain(error, cfg)}') from error
+        check_dataset(dataset, model, loader)
+    return runner
+
+
+def _bare_model(runner: Runner) -> torch.nn.Module:
+    """The model inside the wrappers of distributed runs and test-time augmentation."""
+    return getattr(runner.model, 'module', runner.model)
+
+
+def _training_checkpoint(cfg: Config) -> str | None:
+    """The local file that training starts from, read once to be sure of it."""
+    path = cfg.get('load_from')
+    if cfg.get('resume') and not path:
+        path = find_latest_checkpoint(cfg.work_dir)
+        if path is None:
+            print_log(f'Nothing to resume in {cfg.work_dir}: starting anew', 'current')
+    if not path or '://' in path:
+        return None
+    read_checkpoint(path)
+    return path
+
+
+def _check_pretrained(cfg: Config) -> None:
+    """Read the local files that ``init_cfg`` names, before the model is built."""
+    for init_cfg in _init_cfgs(cfg.get('model')):
+        path = init_cfg.get('checkpoint', '')
+        if init_cfg.get('type') == 'Pretrained' and '://' not in path:
+            weights_of(read_checkpoint(path))
+
+
+def _init_cfgs(node):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == 'init_cfg':
+                yield from value if isinstance(value, list) else [value] if value else []
+            else:
+                yield from _init_cfgs(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _init_cfgs(value)
+
+
+def _notice_batch_size(cfg: Config) -> None:
+    """Say when the learning rate was chosen for another batch size (C32)."""
+    scaling = cfg.get('auto_scale_lr') or {}
+    base, batch = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
+    if not base or not batch or scaling.get('enable'):
+        return
+    total = batch * get_world_size()
+    if total != base:
+        print_log(f'The learning rate is for batches of {base} images and this run has {total} '
+                  f'({get_world_size()} x {batch}): --auto-scale-lr scales it by {total / base:g}',
+                  'current', level=logging.WARNING)

@@ -1,0 +1,72 @@
+"""What the tests share: the shipped files, a network small enough to train, the tools."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmeffnet
+from mmeffnet.plugin import MIM
+
+# Two stages, 16 px: an epoch takes seconds. Every draw that a run can make is in it: shuffling,
+# cropping, dropout and drop path.
+TINY = """
+_base_ = 'mmeffnet::quickstart/efficientnet-b0_digits.py'
+model = dict(
+    backbone=dict(drop_path_rate=0.2, arch=dict(_delete_=True, stem=8, head=32, stages=dict(
+        first=dict(block='mbconv', kernel=3, stride=1, expand=1, channels=8, repeats=2,
+                   se_ratio=0.25),
+        second=dict(block='mbconv', kernel=5, stride=2, expand=4, channels=16, repeats=2)))),
+    head=dict(in_channels=32))
+train_pipeline = [dict(type='Resize', scale=(16, 16)), dict(type='RandomCrop', crop_size=16,
+                  padding=2), dict(type='PackInputs')]
+test_pipeline = [dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]
+train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline, indices=256))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+default_hooks = dict(logger=dict(interval=4))
+train_cfg = dict(max_epochs=3)
+param_scheduler = [dict(type='CosineAnnealingLR', end=3, convert_to_iter_based=True)]
+"""
+
+
+@pytest.fixture
+def tiny_config(tmp_path):
+    """Write a config that inherits ``TINY``: ``tiny_config('train_cfg = ...')`` -> path."""
+    (tmp_path / 'tiny_base.py').write_text(TINY)
+
+    def write(*lines, name='tiny.py'):
+        path = tmp_path / name
+        path.write_text('\n'.join(["_base_ = './tiny_base.py'", *lines]))
+        return str(path)
+    return write
+
+
+def run_tool(name, *args, cwd, launcher=(), env=None):
+    """Run one of the shipped tools in a fresh process, away from the sources."""
+    command = [sys.executable, *launcher, str(MIM / 'tools' / name), *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600,
+                          env={**os.environ, 'PYTHON': sys.executable, **(env or {})})
+
+
+@pytest.fixture(scope='session')
+def configs() -> Path:
+    """The folder of the shipped configs."""
+    return MIM / 'configs'
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _quiet_threads():
+    # Two cores: more threads than that make MMEngine's workers and PyTorch fight.
+    import torch
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def pytest_report_header():
+    from importlib.metadata import packages_distributions
+    stack = packages_distributions()
+    names = ', '.join(sorted({d for m in ('mmengine', 'mmcv', 'mmpretrain')
+                              for d in stack.get(m, ())}))
+    return f'mmeffnet {mmeffnet.__version__} from {Path(mmeffnet.__file__).parent} on {names}'
