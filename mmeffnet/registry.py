@@ -32,7 +32,7 @@ def _child(parent, *locations):
 MODELS = _child(root.MODELS, 'mmeffnet.models', _CHECKPOINT)
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmeffnet.models')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
-HOOKS = _child(root.HOOKS, 'mmeffnet.engine.hooks', _CHECKPOINT)
+HOOKS = _child(root.HOOKS, 'mmeffnet.engine.state', 'mmeffnet.engine.pictures', _CHECKPOINT)
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
 TASK_UTILS = _child(root.TASK_UTILS)

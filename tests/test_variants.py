@@ -1,7 +1,7 @@
 """The eighteen published networks, against numbers that other implementations give."""
 import subprocess
 import sys
-from functools import lru_cache
+from functools import cache
 
 import peers
 import pytest
@@ -49,7 +49,7 @@ WIDTHS = {
 }
 
 # Counting changes nothing, so each network is built once.
-whole_network = lru_cache(maxsize=None)(peers.whole_network)
+whole_network = cache(peers.whole_network)
 
 
 def conv_widths(network):

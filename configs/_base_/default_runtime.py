@@ -9,6 +9,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     random_state=dict(type='mmeffnet.RandomStateHook'),
+    plain_checkpoint=dict(type='mmeffnet.PlainCheckpointHook'),
     pictures=dict(type='mmeffnet.PicturesHook'),
 )
 

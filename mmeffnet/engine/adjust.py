@@ -37,6 +37,22 @@ def dataloaders(cfg: Config, pin_memory: bool | None, persistent: bool | None) -
                 loader.setdefault('pin_memory', __import__('torch').cuda.is_available())
 
 
+def state_hooks(cfg: Config) -> None:
+    """Let any project's run write plain checkpoints and resume its random state."""
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('random_state', dict(type='mmeffnet.RandomStateHook'))
+    hooks.setdefault('plain_checkpoint', dict(type='mmeffnet.PlainCheckpointHook'))
+
+
+def processes_on_cpu(cfg: Config) -> None:
+    """Let several processes train without CUDA, where MMEngine would name a GPU for each."""
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
+
+
 def for_training(cfg: Config, args: Namespace) -> None:
     """Apply --no-validate, --amp, --resume and --auto-scale-lr."""
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'model'):

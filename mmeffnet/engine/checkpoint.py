@@ -18,6 +18,17 @@ from mmeffnet.engine.errors import InputError, one_line
 from mmeffnet.variants import VARIANTS
 
 
+def _history_method(owner, name: str):
+    """Stands in for ``getattr``, which MMEngine's HistoryBuffer is pickled with.
+
+    Hands out the four statistics of HistoryBuffer and nothing else: the real one would
+    let a file reach any attribute of anything.
+    """
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'Unsupported global: getattr of {name} is not allowed')
+
+
 def _safe_globals() -> list:
     """HistoryBuffer and the parts of a numeric numpy array, under both of numpy's names."""
     core = np._core if hasattr(np, '_core') else np.core
@@ -25,7 +36,8 @@ def _safe_globals() -> list:
     both_names = [(part, f'{package}.multiarray.{name}') for name, part in parts.items()
                   for package in ('numpy.core', 'numpy._core')]
     dtypes = {type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32')}
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names]
+    getattrs = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
 
 
 add_safe_globals(_safe_globals())

@@ -55,7 +55,7 @@ def explain(error: Exception, cfg: Config) -> str:
     """The message of an error met while building, with the place in the config."""
     text = one_line(error)
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
-    places = list(_places(unexpected[1], cfg)) if unexpected else ()
+    places = list(_places(unexpected[1], cfg.to_dict())) if unexpected else ()
     return f'{text} (in the config: {", ".join(places)})' if places else text
 
 

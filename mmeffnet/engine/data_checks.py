@@ -92,7 +92,9 @@ def _paths(dataset: dict) -> Iterator[tuple]:
     """Name, path and test of what a data set config says to be on this machine's disk."""
     root = dataset.get('data_root') or ''
     ann_file, prefix = dataset.get('ann_file'), dataset.get('data_prefix')
-    prefixes = prefix if isinstance(prefix, dict) else {'': prefix or dataset.get('split')}
+    # A split is the name of a folder (ImageNet) where a root is given to look in.
+    prefixes = prefix if isinstance(prefix, dict) else {
+        '': prefix or (root and dataset.get('split'))}
     found = [('data_root', root, Path.is_dir), ('ann_file', ann_file, Path.is_file)]
     found += [(f'data_prefix.{key}'.rstrip('.'), value, Path.is_dir)
               for key, value in prefixes.items()]

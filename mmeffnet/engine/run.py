@@ -28,6 +28,7 @@ def train(args: Namespace) -> None:
     with one_line_errors():
         cfg = _prepare(args)
         adjust.for_training(cfg, args)
+        adjust.state_hooks(cfg)
         _check_pretrained(cfg)
         checkpoint = _training_checkpoint(cfg)
         runner = _build(cfg, ['train', 'val'])
@@ -89,7 +90,7 @@ def _start_processes(cfg: Config, launcher: str) -> None:
     if not {'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'} <= set(os.environ):
         raise InputError('--launcher pytorch is for torchrun, which sets RANK and WORLD_SIZE: '
                          'use tools/dist_train.sh, tools/dist_test.sh or torchrun')
-    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    adjust.processes_on_cpu(cfg)
     torch.distributed.init_process_group('gloo')
 
 
@@ -131,8 +132,9 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
             # Reading the property builds the loop with its data set.
             dataset = getattr(runner, f'{stage}_loop').dataloader.dataset
         except Exception as error:
-            raise InputError(data_problem(cfg, loader)
-                             or f'{loader}: {explain(error, cfg)}') from error
+            # A TypeError is a key that is not known, and no file is to blame for it.
+            problem = None if isinstance(error, TypeError) else data_problem(cfg, loader)
+            raise InputError(problem or f'{loader}: {explain(error, cfg)}') from error
         check_dataset(dataset, model, loader)
     return runner
 

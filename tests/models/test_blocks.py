@@ -1,5 +1,5 @@
 """The two residual blocks: their sizes, drop path, and recomputation that changes nothing."""
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_block_without_skip_adds_no_input(kind):
 
 # Recomputation.
 
-@lru_cache(maxsize=None)
+@cache
 def train(with_cp, *, frozen=0, steps=3):
     """Everything that a few training steps leave behind."""
     torch.manual_seed(0)

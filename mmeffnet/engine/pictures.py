@@ -1,71 +1,11 @@
-"""Hooks: random state that survives a resume, and pictures of a run."""
-import random
+"""Pictures of a run, drawn while it goes on."""
 from pathlib import Path
 
-import numpy as np
-import torch
 from mmengine.dist import collect_results, master_only
 from mmengine.hooks import Hook
 
 from mmeffnet.engine import plots
 from mmeffnet.registry import HOOKS
-
-
-@HOOKS.register_module()
-class RandomStateHook(Hook):
-    """Save the random state with every checkpoint and go on from it after a resume.
-
-    Validation leaves the state as it found it, so that how often one validates does not
-    change the training. The state of the main process is kept, of rank 0: workers and the
-    sampler are seeded by MMEngine from seed, epoch and rank.
-    """
-    # Before LoggerHook and CheckpointHook: nothing may draw in between.
-    priority = 'VERY_HIGH'
-
-    def __init__(self):
-        self._resumed = self._before_val = None
-
-    def before_val(self, runner) -> None:
-        self._before_val = random_state()
-
-    def after_val(self, runner) -> None:
-        set_random_state(self._before_val)
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint['random_state'] = random_state()
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._resumed = checkpoint.get('random_state')
-
-    def before_train(self, runner) -> None:
-        # Not while loading: MMEngine sets the seed once more after that. A fine-tuning from
-        # someone's weights starts with its own seed.
-        if runner._resume and self._resumed is not None:
-            set_random_state(self._resumed)
-
-
-def random_state() -> dict:
-    """The state of Python, numpy and PyTorch, as tensors and numbers only."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
-    state = dict(python=random.getstate(), torch=torch.get_rng_state(),
-                 numpy=(name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss))
-    if torch.cuda.is_available():
-        state['cuda'] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state: dict) -> None:
-    """Go back to a state of ``random_state``."""
-    name, keys, position, has_gauss, gauss = state['numpy']
-    random.setstate(_as_tuples(state['python']))
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(state['torch'].cpu())
-    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
-        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
-
-
-def _as_tuples(value):
-    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
 
 
 @HOOKS.register_module()

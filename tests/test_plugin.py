@@ -1,0 +1,202 @@
+"""The package as a plugin, each time in a fresh process and outside of any repository.
+
+What has been imported, and in which order, decides about registries; this process has
+imported everything already.
+"""
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+from peers import TINY
+
+import mmeffnet
+
+CLASSIFIER = dict(
+    type='mmpretrain.ImageClassifier', backbone=dict(type='mmeffnet.EfficientNet', arch=TINY),
+    neck=dict(type='mmpretrain.GlobalAveragePooling'),
+    head=dict(type='mmeffnet.EfficientNetHead', num_classes=5, in_channels=32))
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run code elsewhere; gives what it printed."""
+    def run(code):
+        done = subprocess.run([sys.executable, '-W', 'ignore', '-c', dedent(code)], text=True,
+                              capture_output=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split('\n')[-2]  # libraries may print before
+    return run
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config file that names the package and its classifier, and imports nothing else."""
+    path = tmp_path / 'classifier.py'
+    path.write_text(f"model = {CLASSIFIER!r}\nwork_dir = 'runs'\n"
+                    "default_scope = 'mmpretrain'\n"
+                    "custom_imports = dict(imports=['mmeffnet'])\n")
+    return path
+
+
+# The scope.
+
+def test_prefix_alone_builds_the_backbone_through_mmengine(python):
+    assert python(f'''
+        from mmengine.registry import MODELS
+        print(type(MODELS.build({CLASSIFIER['backbone']!r})).__module__)
+    ''') == 'mmeffnet.models.efficientnet'
+
+
+def test_prefix_alone_builds_the_scaling(python):
+    assert python('''
+        from mmengine.registry import TASK_UTILS
+        scaling = TASK_UTILS.build(dict(type='mmeffnet.ModelScaling', width=2.0, depth=3.1))
+        print(scaling.width, scaling.depth)
+    ''') == '2.0 3.1'
+
+
+def test_import_loads_neither_torch_nor_model_code(python):
+    assert python('''
+        import sys, mmeffnet
+        print([name for name in ('torch', 'mmcv', 'mmeffnet.models') if name in sys.modules])
+    ''') == '[]'
+
+
+@pytest.mark.parametrize(('imports', 'first'), [
+    ('pass', 'mmeffnet'), ('pass', 'mmpretrain'),
+    ('import mmeffnet, mmpretrain', 'mmpretrain'), ('import mmpretrain, mmeffnet', 'mmeffnet'),
+    ('import mmeffnet.models, mmpretrain.models', 'mmpretrain'),
+    ('import mmpretrain.models, mmeffnet.models', 'mmeffnet')])
+def test_each_scope_gives_its_own_class_in_any_order(python, imports, first):
+    assert python(f'''
+        {imports}
+        from mmengine.registry import MODELS
+        scopes = sorted(('mmeffnet', 'mmpretrain'), key=lambda scope: scope != {first!r})
+        found = {{s: MODELS.get(s + '.EfficientNet').__module__ for s in scopes}}
+        print(found['mmeffnet'], found['mmpretrain'])
+    ''') == 'mmeffnet.models.efficientnet mmpretrain.models.backbones.efficientnet'
+
+
+def test_name_without_prefix_is_mmpretrains_under_its_default_scope(python):
+    assert python('''
+        import mmeffnet.models
+        from mmengine.registry import MODELS, init_default_scope
+        init_default_scope('mmpretrain')
+        print(type(MODELS.build(dict(type='EfficientNet'))).__module__)
+    ''') == 'mmpretrain.models.backbones.efficientnet'
+
+
+# Builders.
+
+def test_runner_builds_a_config_with_custom_imports_alone(python, config):
+    assert python(f'''
+        from mmengine.config import Config
+        from mmengine.runner import Runner
+        model = Runner.from_cfg(Config.fromfile({str(config)!r})).model
+        print(type(model).__name__, type(model.backbone).__module__)
+    ''') == 'ImageClassifier mmeffnet.models.efficientnet'
+
+
+def test_runner_builds_without_custom_imports(python, tmp_path):
+    assert python(f'''
+        from mmengine.config import Config
+        from mmengine.runner import Runner
+        model = Runner.from_cfg(Config(dict(
+            model={CLASSIFIER!r}, work_dir='runs', default_scope='mmpretrain'))).model
+        print(type(model.backbone).__module__, type(model.head).__module__)
+    ''') == 'mmeffnet.models.efficientnet mmeffnet.models.head'
+
+
+def test_get_model_builds_a_config_with_custom_imports_alone(python, config):
+    assert python(f'''
+        import torch
+        from mmengine.config import Config
+        from mmpretrain import get_model
+        model = get_model(Config.fromfile({str(config)!r}), device='cpu')
+        print(type(model.backbone).__module__, tuple(model(torch.zeros(2, 3, 64, 64)).shape))
+    ''') == 'mmeffnet.models.efficientnet (2, 5)'
+
+
+# Configs by name.
+
+def test_child_config_inherits_by_package_name_from_any_folder(python, tmp_path):
+    (tmp_path / 'child.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b3_8xb32_in1k.py'\n"
+        'model = dict(head=dict(num_classes=7))\n')
+    assert python('''
+        import mmeffnet
+        from mmengine.config import Config
+        model = Config.fromfile('child.py').model
+        print(model.backbone.type, model.backbone.arch, model.head.num_classes)
+    ''') == 'mmeffnet.EfficientNet b3 7'
+
+
+def test_child_config_may_inherit_by_path(python, tmp_path):
+    base = mmeffnet.config_path('efficientnet/efficientnet-b3_8xb32_in1k.py')
+    (tmp_path / 'child.py').write_text(f'_base_ = {base!r}\n')
+    assert python('''
+        from mmengine.config import Config
+        print(Config.fromfile('child.py').model.backbone.arch)
+    ''') == 'b3'
+
+
+def test_unknown_config_is_refused_naming_the_nearest():
+    near = "did you mean 'efficientnet/efficientnet-b3_8xb32_in1k.py'"
+    with pytest.raises(FileNotFoundError, match=f'ships no config .*{near}'):
+        mmeffnet.config_path('efficientnet/efficientnet-b3_8xb32.py')
+
+
+# Without a stack.
+
+def without(package):
+    """Code that makes a package look as if it were not installed."""
+    return dedent(f'''
+        import sys, warnings
+
+        class Missing:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition('.')[0] == {package!r}:
+                    raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+        sys.meta_path.insert(0, Missing())
+    ''')
+
+
+@pytest.mark.parametrize('package', ['mmengine', 'torch'])
+def test_class_that_needs_a_missing_package_says_what_to_install(python, package):
+    message = python(without(package) + '''
+import mmeffnet
+try:
+    mmeffnet.EfficientNet
+except ImportError as error:
+    print(error)''')
+    assert message.startswith(f'mmeffnet.EfficientNet needs {package}, which is not installed')
+    assert 'pip install "mmeffnet[openmmlab]"' in message
+
+
+def test_import_without_mmengine_warns_what_to_install(python):
+    message = python(without('mmengine') + '''
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter('always')
+    import mmeffnet
+print([str(w.message) for w in caught if 'mmeffnet[' in str(w.message)])''')
+    assert message.startswith("['mmengine is not installed; models and tools need it.")
+
+
+@pytest.mark.parametrize('package', ['mmengine', 'torch'])
+def test_architectures_need_no_stack(python, package):
+    assert python(without(package) + '''
+import mmeffnet
+print(mmeffnet.VARIANTS['b7'].arch.head, mmeffnet.ModelScaling(phi=1).resolution)
+''') == '2560 258'
+
+
+def test_unknown_attribute_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'mmeffnet' has no attribute 'EficientNet'"):
+        _ = mmeffnet.EficientNet
+
+
+def test_public_names_are_listed_and_exist():
+    assert all(hasattr(mmeffnet, name) for name in mmeffnet.__all__)
+    assert set(mmeffnet.__all__) <= set(dir(mmeffnet))
