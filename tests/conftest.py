@@ -22,6 +22,7 @@ model = dict(
 train_pipeline = [dict(type='Resize', scale=(16, 16)), dict(type='RandomCrop', crop_size=16,
                   padding=2), dict(type='PackInputs')]
 test_pipeline = [dict(type='Resize', scale=(16, 16)), dict(type='PackInputs')]
+auto_scale_lr = dict(base_batch_size=64)
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline, indices=256))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -50,7 +50,7 @@ def test_missing_field_is_refused_by_name(field):
 
 
 def test_misspelt_field_of_a_stage_is_refused_naming_the_nearest():
-    with pytest.raises(ValueError, match="^stage1: no field is called 'chanels'; did you mean 'cha"):
+    with pytest.raises(ValueError, match="^stage1: no field is called 'chanels'; did you mean 'ch"):
         arch(stages=[{**ROW, 'chanels': 3}])
 
 

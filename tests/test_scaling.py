@@ -15,7 +15,7 @@ from mmeffnet.variants import EDGE, LITE, MBCONV
 
 
 @pytest.mark.parametrize(('wanted', 'channels'), [
-    # 19.2 would go to 16 and lose a sixth; 8.9 stays, as 8 is 0.9 of 8.888...
+    # 19.2 would go to 16 and lose a sixth; 8 is 0.909 of 8.8 and only 0.899 of 8.9.
     (19.2, 24), (17.6, 16), (8.8, 8), (8.9, 16), (28, 32), (27.9, 32), (3, 8), (0.1, 8),
     (100.8, 104), (384, 384)])
 def test_width_becomes_a_multiple_of_eight_that_keeps_nine_tenths(wanted, channels):

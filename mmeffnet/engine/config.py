@@ -44,7 +44,7 @@ def check_keys(cfg: Config) -> None:
     """
     known = (*inspect.signature(Runner.__init__).parameters, *OTHER_KEYS)
     for key in cfg:
-        if key not in known:
+        if key not in known and not key.startswith('_'):
             close = difflib.get_close_matches(key, known, n=1, cutoff=SLIP)
             if close:
                 raise InputError(f'config key {key!r} means nothing{nearest(key, close)} '
