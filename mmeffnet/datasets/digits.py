@@ -16,7 +16,8 @@ class Digits(BaseDataset):
     """1,797 handwritten digits, 8x8 pixels, ten classes, as scikit-learn carries them.
 
     Every image is a (8, 8, 3) uint8 array with three equal channels, in ``img``; the
-    pipeline starts without a loading step. The split is fixed and stratified: 1,437 digits
+    pipeline starts without a loading step; ``source_index`` is its place in
+    ``sklearn.datasets.load_digits``. The split is fixed and stratified: 1,437 digits
     to train and 360 to test.
     Source: UCI "Optical Recognition of Handwritten Digits", CC BY 4.0.
 
@@ -44,7 +45,7 @@ class Digits(BaseDataset):
         images = np.round(digits.images * (255 / WHITE)).astype(np.uint8)
         return [dict(img=np.repeat(images[i][..., None], 3, axis=-1),
                      img_shape=images[i].shape, ori_shape=images[i].shape,
-                     gt_label=int(digits.target[i]), sample_idx=int(i)) for i in chosen]
+                     gt_label=int(digits.target[i]), source_index=int(i)) for i in chosen]
 
     def extra_repr(self) -> list[str]:
         return [f'Split: \t{self.split}']

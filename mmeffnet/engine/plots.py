@@ -34,8 +34,7 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
             epochs = np.linspace(done / len(values), done, len(values))
             axes.plot(epochs, values, 'o-', color=colour, markersize=4)
             best = int(np.nanargmax(values))
-            axes.annotate(f'best {values[best]:.2f}', (epochs[best], values[best]),
-                          textcoords='offset points', xytext=(0, -16), ha='right', color=colour)
+            title += f', best {values[best]:.2f} in epoch {epochs[best]:g}'
             axes.set_ylabel(f'{name.removeprefix("val/")} (%)' if 'accuracy' in name
                             else name.removeprefix('val/'))
         else:

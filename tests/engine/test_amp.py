@@ -1,0 +1,56 @@
+"""Precision by device."""
+import pytest
+import torch
+from mmengine.optim import AmpOptimWrapper as Float16OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+
+from mmeffnet.engine import amp
+
+
+@pytest.mark.parametrize(('device', 'bf16', 'precision', 'chosen'), [
+    ('cpu', False, 'auto', 'float32'),
+    ('cpu', False, 'mixed', 'bfloat16'),
+    ('cuda', True, 'auto', 'bfloat16'),
+    ('cuda', False, 'auto', 'float16'),
+    ('cuda', False, 'mixed', 'float16'),
+    ('cuda', True, 'float32', 'float32'),
+    ('cpu', False, 'float16', 'float16'),
+])
+def test_the_precision_fits_the_device(device, bf16, precision, chosen, monkeypatch):
+    monkeypatch.setattr(amp, 'get_device', lambda: device)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: bf16)
+    assert amp.choose_precision(precision) == chosen
+
+
+def test_an_unknown_precision_names_the_known():
+    with pytest.raises(ValueError, match="precision='fp8' must be one of .*'bfloat16'"):
+        amp.choose_precision('fp8')
+
+
+def wrapper(precision, **options):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.)
+    return OPTIM_WRAPPERS.build(dict(type='mmeffnet.AmpOptimWrapper', optimizer=optimizer,
+                                     precision=precision, **options))
+
+
+def test_bfloat16_reaches_the_layers_and_no_further():
+    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    made = wrapper('bfloat16', accumulative_counts=2, clip_grad=dict(max_norm=1.))
+    with made.optim_context(layer):
+        assert layer(x).dtype == torch.bfloat16
+    assert layer(x).dtype == torch.float32
+    assert made._accumulative_counts == 2
+    assert made.clip_grad_kwargs == dict(max_norm=1.)
+
+
+def test_float32_computes_in_float32():
+    layer = torch.nn.Linear(2, 2)
+    with wrapper('float32').optim_context(layer):
+        assert layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='scaling float16 needs CUDA')
+def test_float16_scales_its_loss():
+    made = wrapper('float16')
+    assert isinstance(made, Float16OptimWrapper)
+    assert made.loss_scaler.get_scale() > 1

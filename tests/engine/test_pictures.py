@@ -1,0 +1,80 @@
+"""The pictures of a run, by what is drawn into them."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mmeffnet.engine import pictures, plots
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Figures as they are saved."""
+    figures, save = [], plots._save
+    monkeypatch.setattr(plots, '_save', lambda figure, path: figures.append(figure) or save(
+        figure, path))
+    return figures
+
+
+def test_the_learning_curve_shows_loss_accuracy_and_rate_over_epochs(drawn, tmp_path):
+    scalars = {'train/loss': (np.linspace(2, 1, 40), None),
+               'train/lr': (np.full(40, 0.1), None),
+               'val/accuracy/top1': (np.array([50., 80., 70., 60.]), None),
+               'val/time': (np.ones(4), None)}
+    assert plots.learning_curve(scalars, 10, tmp_path / 'curve.png')
+    figure: Figure = drawn[0]
+    loss, accuracy, rate = figure.axes
+    assert [a.get_title() for a in figure.axes] == [
+        'Training loss', 'Validation, best 80.00 in epoch 2', 'Learning rate']
+    assert {a.get_xlabel() for a in figure.axes} == {'epoch'}
+    assert accuracy.get_ylabel() == 'accuracy/top1 (%)'
+    assert accuracy.lines[0].get_xydata().tolist() == [[1, 50], [2, 80], [3, 70], [4, 60]]
+    assert loss.lines[0].get_xdata()[-1] == 4.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['curve.png']
+
+
+def test_nothing_to_draw_draws_nothing(drawn, tmp_path):
+    assert plots.learning_curve({}, 10, tmp_path / 'curve.png') is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_confusion_matrix_counts_rows_of_true_classes(drawn, tmp_path):
+    pairs = [(0, 0), (0, 0), (0, 1), (1, 1)]
+    plots.confusion_matrix(pairs, ('cat', 'dog'), tmp_path / 'confusion.png')
+    axes = drawn[0].axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[200 / 3, 100 / 3], [0, 100]])
+    assert axes.get_title() == '3 of 4 right (75.00 %)'
+    assert {t.get_text() for t in axes.texts} == {'2', '1'}
+    assert axes.get_ylabel() == 'true class'
+
+
+def sample(true, predicted):
+    import torch
+    from mmpretrain.structures import DataSample
+    return DataSample().set_gt_label(true).set_pred_label(torch.tensor([predicted]))
+
+
+def test_the_hook_draws_what_was_predicted_and_says_where(drawn, tmp_path):
+    lines = []
+    loader = SimpleNamespace(dataset=[0] * 3)
+    loader.dataset = type('Data', (list, ), dict(metainfo=dict(classes=('a', 'b'))))([0] * 3)
+    runner = SimpleNamespace(work_dir=str(tmp_path), test_dataloader=loader,
+                             logger=SimpleNamespace(info=lines.append))
+    hook = pictures.PicturesHook()
+    hook.before_test_epoch(runner)
+    hook.after_test_iter(runner, 0, outputs=[sample(0, 0), sample(1, 0), sample(1, 1)])
+    hook.after_test_epoch(runner)
+    assert drawn[0].axes[0].get_title() == '2 of 3 right (66.67 %)'
+    assert lines == [f'Picture: {tmp_path / "confusion_matrix.png"}']
+
+
+def test_too_many_classes_to_read_are_not_drawn(drawn, tmp_path):
+    classes = tuple(map(str, range(plots.MOST_CLASSES + 1)))
+    data = type('Data', (list, ), dict(metainfo=dict(classes=classes)))([0])
+    runner = SimpleNamespace(work_dir=str(tmp_path), logger=SimpleNamespace(info=print),
+                             test_dataloader=SimpleNamespace(dataset=data))
+    hook = pictures.PicturesHook()
+    hook.after_test_iter(runner, 0, outputs=[sample(0, 0)])
+    hook.after_test_epoch(runner)
+    assert drawn == []

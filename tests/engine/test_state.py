@@ -1,0 +1,82 @@
+"""Random state and plain checkpoints."""
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmeffnet.engine.state import (
+    PlainCheckpointHook,
+    RandomStateHook,
+    plain,
+    random_state,
+    set_random_state,
+)
+
+
+def draws():
+    return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()
+
+
+def test_every_generator_goes_on_from_a_state_that_was_saved(tmp_path):
+    np.random.randn()  # leaves a second normal number behind, which is part of the state
+    torch.save(random_state(), tmp_path / 'state.pth')
+    first = draws()
+    assert draws() != first
+    set_random_state(torch.load(tmp_path / 'state.pth', weights_only=True))
+    assert draws() == first
+
+
+def test_validation_leaves_the_random_state_alone():
+    hook = RandomStateHook()
+    state = random_state()
+    hook.before_val(None)
+    draws()
+    checkpoint = {}
+    hook.before_save_checkpoint(None, checkpoint)  # a best checkpoint, in validation
+    hook.after_val(None)
+    expected = draws()
+    set_random_state(state)
+    assert draws() == expected
+    set_random_state(checkpoint['random_state'])
+    assert draws() == expected
+
+
+@pytest.mark.parametrize(('resume', 'continues'), [(True, True), (False, False)])
+def test_only_a_resumed_run_continues_the_state(resume, continues):
+    hook = RandomStateHook()
+    checkpoint = dict(random_state=random_state())
+    expected = draws()
+    hook.after_load_checkpoint(None, checkpoint)
+    hook.before_train(SimpleNamespace(_resume=resume))
+    assert (draws() == expected) is continues
+
+
+def test_histories_are_plain_in_a_file_and_whole_after_loading(tmp_path):
+    hook, weights = PlainCheckpointHook(), {'w': torch.zeros(2)}
+    history = HistoryBuffer(log_history=[1.5, 0.5], count_history=[1, 3], max_length=10)
+    checkpoint = dict(state_dict=weights, message_hub=dict(
+        log_scalars={'loss': history}, runtime_info={'epoch': np.int64(3)}))
+    hook.before_save_checkpoint(None, checkpoint)
+    assert checkpoint['state_dict'] is weights
+    assert type(checkpoint['message_hub']['runtime_info']['epoch']) is int
+    hook.after_load_checkpoint(None, checkpoint)
+    loaded = checkpoint['message_hub']['log_scalars']['loss']
+    assert isinstance(loaded, HistoryBuffer)
+    assert loaded.mean() == history.mean()
+    assert loaded.max_length == 10
+
+
+def test_what_has_no_plain_form_is_named():
+    with pytest.raises(TypeError, match='Generator cannot be kept in a checkpoint'):
+        plain({'a': [np.random.default_rng()]})
+
+
+def test_containers_and_numbers_keep_their_kinds():
+    value = {'a': (1, 2.5, None, True), 'b': ['x', {1, 2}], 'c': np.arange(3)}
+    made = plain(value)
+    assert made['a'] == (1, 2.5, None, True)
+    assert made['b'] == ['x', {1, 2}]
+    assert made['c'].tolist() == [0, 1, 2]
