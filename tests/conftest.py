@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+# As in the tools: beside other work, waiting threads that spin slow everything down.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
-import mmeffnet
-from mmeffnet.plugin import MIM
+import pytest  # noqa: E402
+
+import mmeffnet  # noqa: E402
+from mmeffnet.plugin import MIM  # noqa: E402
 
 # Two stages, 16 px: an epoch takes seconds. Every draw that a run can make is in it: shuffling,
 # cropping, dropout and drop path.
@@ -56,13 +59,6 @@ def run_tool(name, *args, cwd, launcher=(), env=None):
 def configs() -> Path:
     """The folder of the shipped configs."""
     return MIM / 'configs'
-
-
-@pytest.fixture(autouse=True, scope='session')
-def _quiet_threads():
-    # Two cores: more threads than that make MMEngine's workers and PyTorch fight.
-    import torch
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 
 def pytest_report_header():

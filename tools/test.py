@@ -1,7 +1,13 @@
 #!/usr/bin/env python
 """Test a model: tools/test.py CONFIG CHECKPOINT [--help for the flags]."""
-import mmeffnet  # noqa: F401  (first: configs may inherit ours by name)
-from mmeffnet.engine import cli, run
+import os
+
+# Before PyTorch is loaded: a CPU thread that waits for the others shall sleep and not spin.
+# Beside other work on the machine that is ten times faster (docs/benchmarks.md).
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+import mmeffnet  # noqa: E402, F401  (early: configs may inherit ours by name)
+from mmeffnet.engine import cli, run  # noqa: E402
 
 if __name__ == '__main__':
     run.test(cli.parse(cli.test_parser()))
