@@ -61,6 +61,27 @@ def configs() -> Path:
     return MIM / 'configs'
 
 
+@pytest.fixture
+def fails(tmp_path, monkeypatch, capsys):
+    """Run a tool in this process and give back the one line it ends with."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)
+
+    from mmeffnet.engine import cli, run
+
+    def check(parser, *argv):
+        command = {cli.train_parser: run.train, cli.test_parser: run.test}[parser]
+        with pytest.raises(SystemExit) as exit_:
+            command(cli.parse(parser(), [str(a) for a in argv]))
+        assert exit_.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith('error: ')]
+        assert len(errors) == 1
+        assert lines[-1] == errors[0]
+        return errors[0]
+    return check
+
+
 def pytest_report_header():
     from importlib.metadata import packages_distributions
     stack = packages_distributions()

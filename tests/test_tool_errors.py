@@ -1,33 +1,15 @@
 """Wrong input ends in one line on stderr and exit code 2, before anything is trained."""
-import pickle
+from pathlib import Path
 
+import mmpretrain
 import pytest
 import torch
 from conftest import run_tool
+from mmengine.config import Config
 
 from mmeffnet.engine import cli, run
-from mmeffnet.engine.checkpoint import read_checkpoint
-
-WEIGHTS = 'backbone.layers.0.conv.weight'
-
-
-@pytest.fixture
-def fails(tmp_path, monkeypatch, capsys):
-    """Run a tool in this process and give back the one line it ends with."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)
-
-    def check(parser, *argv):
-        command = {cli.train_parser: run.train, cli.test_parser: run.test}[parser]
-        with pytest.raises(SystemExit) as exit_:
-            command(cli.parse(parser(), [str(a) for a in argv]))
-        assert exit_.value.code == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        errors = [line for line in lines if line.startswith('error: ')]
-        assert len(errors) == 1
-        assert lines[-1] == errors[0]
-        return errors[0]
-    return check
+from mmeffnet.engine.config import check_keys
+from mmeffnet.engine.errors import InputError
 
 
 def train(fails, *argv):
@@ -75,12 +57,6 @@ def test_a_misspelt_key_is_named(line, expected, fails, tiny_config):
 
 
 def test_shipped_configs_of_other_projects_have_no_misspelt_keys():
-    from pathlib import Path
-
-    import mmpretrain
-    from mmengine.config import Config
-
-    from mmeffnet.engine.config import check_keys
     root = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
     if not root.is_dir():
         pytest.skip('this distribution of mmpretrain ships no configs')
@@ -140,91 +116,6 @@ def test_a_label_out_of_range_is_named_with_its_file(fails, tiny_config, photos)
     assert 'labels run from 0 to 4' in message
 
 
-@pytest.fixture
-def checkpoint(tiny_config, tmp_path):
-    """The tiny model's random weights, as a file."""
-    from mmengine.config import Config
-
-    from mmeffnet.models import EfficientNet
-    cfg = Config.fromfile(tiny_config(name='source.py'))
-    backbone = EfficientNet(arch=cfg.model.backbone.arch.to_dict())
-    weights = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
-    weights |= {'head.fc.weight': torch.zeros(10, 32), 'head.fc.bias': torch.zeros(10)}
-    path = tmp_path / 'weights.pth'
-    torch.save(dict(state_dict=weights), path)
-    return path
-
-
-def test_a_checkpoint_of_another_variant_is_named(fails, configs, tmp_path):
-    from mmeffnet.models import EfficientNet
-    weights = {f'backbone.{k}': v for k, v in EfficientNet(arch='b1').state_dict().items()}
-    torch.save(dict(state_dict=weights), tmp_path / 'b1.pth')
-    config = configs / 'quickstart/efficientnet-b0_digits.py'
-    for argv in ([cli.test_parser, config, 'b1.pth'],
-                 [cli.train_parser, config, '--cfg-options', 'load_from=b1.pth'],
-                 [cli.train_parser, config, '--resume', 'b1.pth']):
-        message = fails(*argv)
-        assert "'b1.pth' is of variant 'b1', and the config builds 'b0'" in message
-
-
-def test_a_checkpoint_without_the_head_is_no_classifier(fails, tiny_config, checkpoint):
-    weights = torch.load(checkpoint, weights_only=True)['state_dict']
-    del weights['head.fc.weight']
-    torch.save(weights, checkpoint)
-    message = fails(cli.test_parser, tiny_config(), checkpoint)
-    assert 'lacks 1 tensors of the model: head.fc.weight' in message
-
-
-def test_a_checkpoint_with_another_class_count_is_refused(fails, tiny_config, checkpoint):
-    weights = torch.load(checkpoint, weights_only=True)['state_dict']
-    torch.save({**weights, 'head.fc.weight': torch.zeros(7, 32)}, checkpoint)
-    message = fails(cli.test_parser, tiny_config(), checkpoint)
-    assert 'does not fit the model: size mismatch for head.fc.weight' in message
-
-
-@pytest.mark.parametrize('kept', [0, 10, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_named(kept, fails, tiny_config, checkpoint):
-    data = checkpoint.read_bytes()
-    checkpoint.write_bytes(data[:int(len(data) * kept) if isinstance(kept, float) else kept])
-    message = fails(cli.test_parser, tiny_config(), checkpoint)
-    assert f'checkpoint {str(checkpoint)!r}' in message
-    assert 'truncated or damaged' in message or 'no PyTorch checkpoint' in message
-
-
-class Bomb:
-    def __reduce__(self):
-        return (open, ('exploded.txt', 'w'))
-
-
-@pytest.mark.parametrize('write', [
-    lambda path: torch.save({'state_dict': {WEIGHTS: torch.zeros(1)}, 'meta': Bomb()}, path),
-    lambda path: path.write_bytes(pickle.dumps(Bomb())),
-    lambda path: torch.save({'meta': torch.Tensor.tolist}, path),
-], ids=['zip', 'bare pickle', 'getattr'])
-@pytest.mark.parametrize('flags', [[], ['--resume']])
-def test_pickled_code_is_refused_and_never_run(write, flags, fails, tiny_config, tmp_path):
-    path = tmp_path / 'bad.pth'
-    write(path)
-    if flags:
-        message = fails(cli.train_parser, tiny_config(), '--resume', path)
-    else:
-        message = fails(cli.test_parser, tiny_config(), path)
-    assert 'bad.pth' in message
-    assert 'holds pickled objects' in message
-    assert not (tmp_path / 'exploded.txt').exists()
-
-
-def test_mmengines_own_checkpoints_are_read_with_weights_only(tmp_path):
-    import numpy as np
-    from mmengine.logging import HistoryBuffer
-    history = HistoryBuffer(log_history=[1.5, 2.5], count_history=[1, 1])
-    torch.save(dict(message_hub=dict(log_scalars={'loss': history}), lr=np.float64(0.1)),
-               tmp_path / 'theirs.pth')
-    loaded = read_checkpoint(tmp_path / 'theirs.pth')
-    assert loaded['message_hub']['log_scalars']['loss'].mean() == 2.0
-    assert loaded['lr'] == 0.1
-
-
 @pytest.mark.parametrize(('argv', 'expected'), [
     (['--out-item', 'metrics'], '--out-item metrics needs --out'),
     (['--out', 'x.json'], "--out 'x.json': predictions are written as .pkl"),
@@ -247,7 +138,6 @@ def test_slurm_without_cuda_says_what_to_use(fails, tiny_config, monkeypatch):
 
 def test_a_traceback_can_be_asked_for(tiny_config, monkeypatch):
     monkeypatch.setenv('MMEFFNET_TRACEBACK', '1')
-    from mmeffnet.engine.errors import InputError
     args = cli.parse(cli.train_parser(), [tiny_config('optim_wraper = 1')])
     with pytest.raises(InputError, match='optim_wraper'):
         run.train(args)
