@@ -4,9 +4,10 @@ Importing the package registers its names with MMEngine and loads no model code 
 PyTorch: classes are imported when they are first used.
 """
 import importlib
+import importlib.util
 import warnings
 
-from mmeffnet.version import __version__
+from mmeffnet.version import INSTALL_COMMAND, __version__
 
 # Public names and the module each one lives in.
 _PUBLIC = {
@@ -23,15 +24,13 @@ _PUBLIC = {
 
 __all__ = ['__version__', *_PUBLIC]
 
-try:
-    from mmeffnet import plugin  # noqa: F401  (registers scope and config names)
-except ModuleNotFoundError as error:
-    if error.name not in ('mmengine', 'torch'):
-        raise
+_missing = [name for name in ('mmengine', 'torch') if importlib.util.find_spec(name) is None]
+if _missing:
     # The torch-free modules work all the same, so this is no error yet.
-    from mmeffnet.version import INSTALL_COMMAND
-    warnings.warn(f'{error.name} is not installed; models and tools need it. '
+    warnings.warn(f'{_missing[0]} is not installed; models and tools need it. '
                   f'Run: {INSTALL_COMMAND}', stacklevel=2)
+if 'mmengine' not in _missing:
+    from mmeffnet import plugin  # noqa: F401  (registers scope and config names)
 
 
 def __getattr__(name):
@@ -41,10 +40,10 @@ def __getattr__(name):
     try:
         value = getattr(importlib.import_module(_PUBLIC[name]), name)
     except ModuleNotFoundError as error:
-        if error.name.partition('.')[0] not in ('mmengine', 'mmcv', 'mmpretrain', 'torch'):
+        package = error.name.partition('.')[0]
+        if package not in ('mmengine', 'mmcv', 'mmpretrain', 'torch'):
             raise
-        from mmeffnet.version import INSTALL_COMMAND
-        raise ImportError(f'mmeffnet.{name} needs {error.name}, which is not installed. '
+        raise ImportError(f'mmeffnet.{name} needs {package}, which is not installed. '
                           f'Run: {INSTALL_COMMAND}') from error
     globals()[name] = value
     return value

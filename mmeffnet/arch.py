@@ -184,8 +184,9 @@ class Arch:
 
 def nearest(word: str, known) -> str:
     """The ending '; did you mean ...?' for a misspelt word, empty when none is near."""
-    close = difflib.get_close_matches(str(word), list(known), n=1)
-    return f'; did you mean {close[0]!r}?' if close else ''
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(word).lower(), names, n=1)
+    return f'; did you mean {names[close[0]]!r}?' if close else ''
 
 
 def _named_stages(stages) -> tuple[Stage, ...]:

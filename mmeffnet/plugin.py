@@ -17,7 +17,7 @@ MIM = Path(__file__).parent / '.mim'
 # site-packages, which is wrong for `pip install -e`.
 MODULE2PACKAGE.setdefault('mmeffnet', 'mmeffnet.version')
 
-if 'torch' in sys.modules:
+if sys.modules.get('torch'):
     # Otherwise the registry does it with the first class it is asked for.
     from mmeffnet.engine import checkpoint  # noqa: F401
 

@@ -27,17 +27,20 @@ class SqueezeExcite(nn.Module):
 def _frozen_statistics(block: nn.Module):
     """Keep a recomputation from counting its batch a second time.
 
-    Without tracking, a BatchNorm in training normalises by the batch as before and leaves
-    running mean, running variance and the number of batches alone.
+    BatchNorm works on copies of running mean, running variance and the number of batches
+    meanwhile. Without any it would save fewer tensors than before, which checkpointing
+    refuses.
     """
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
+    kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm._buffers.update({name: value.clone() for name, value in norm._buffers.items()
+                              if value is not None})
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, kept):
+            norm._buffers.update(buffers)
 
 
 class ResidualBlock(nn.Module):
