@@ -17,7 +17,8 @@ from mmeffnet.plugin import MIM  # noqa: E402
 TINY = """
 _base_ = 'mmeffnet::quickstart/efficientnet-b0_digits.py'
 model = dict(
-    backbone=dict(drop_path_rate=0.2, arch=dict(_delete_=True, stem=8, head=32, stages=dict(
+    backbone=dict(drop_path_rate=0.2, norm_cfg=dict(momentum=0.3), arch=dict(
+        _delete_=True, stem=8, head=32, stages=dict(
         first=dict(block='mbconv', kernel=3, stride=1, expand=1, channels=8, repeats=2,
                    se_ratio=0.25),
         second=dict(block='mbconv', kernel=5, stride=2, expand=4, channels=16, repeats=2)))),
@@ -29,7 +30,8 @@ auto_scale_lr = dict(base_batch_size=64)
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline, indices=256))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-custom_hooks = [dict(type='EMAHook', momentum=0.1)]
+custom_hooks = [dict(type='EMAHook', momentum=0.3)]
+optim_wrapper = dict(optimizer=dict(lr=0.01))
 default_hooks = dict(logger=dict(interval=4))
 train_cfg = dict(max_epochs=3)
 param_scheduler = [dict(type='CosineAnnealingLR', end=3, convert_to_iter_based=True)]
