@@ -12,9 +12,8 @@ from mmeffnet.arch import nearest
 from mmeffnet.engine.errors import InputError, one_line
 from mmeffnet.plugin import MIM
 
-# What a config may set beside the arguments of the Runner.
-OTHER_KEYS = ('auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'model_wrapper_cfg',
-              'custom_imports', 'vis_backends', 'train_pipeline', 'test_pipeline')
+# What MMEngine looks for in a config beside the arguments of the Runner.
+OTHER_KEYS = ('auto_scale_lr', 'custom_imports', 'model_wrapper_cfg')
 # Other names are free for a config's own use; only one this close is taken for a slip.
 SLIP = 0.85
 
