@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmpretrain
 import numpy as np
 import pytest
 import torch
@@ -141,6 +142,26 @@ def test_scripts_without_arguments_say_how_they_are_used(script, tmp_path):
                             capture_output=True, text=True)
     assert result.returncode == 2
     assert 'usage:' in result.stderr
+
+
+def test_our_configs_run_under_the_tools_of_mmpretrain(tmp_path):
+    tools = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
+    path = "[__import__('mmeffnet').config_path('quickstart/efficientnet-b0_digits.py')]"
+    assert "_base_ = [__import__('mmeffnet').config_path(" in README
+    (tmp_path / 'other.py').write_text(f'''
+_base_ = {path}
+model = dict(backbone=dict(arch='lite0'), head=dict(arch='lite0'))
+train_dataloader = dict(dataset=dict(indices=32))
+val_dataloader = dict(dataset=dict(indices=32))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1)
+''')
+    for arguments in (('train.py', 'other.py', '--work-dir', 'out'),
+                      ('test.py', 'other.py', 'out/epoch_1.pth')):
+        result = subprocess.run([sys.executable, str(tools / arguments[0]), *arguments[1:]],
+                                cwd=tmp_path, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert 'accuracy/top1' in result.stdout
 
 
 def test_mmpretrain_configs_run_too(tmp_path):

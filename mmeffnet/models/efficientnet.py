@@ -53,18 +53,18 @@ class EfficientNet(BaseModule):
             Defaults to False.
         with_cp (bool): Recompute blocks in the backward pass to save memory; changes no
             result. Defaults to False.
+        init_cfg (dict | list[dict], optional): Initial weights; None, the default, is the
+            reference rule, :class:`mmeffnet.models.layers.FanOutNormal`.
         in_channels (int): Channels of the input. Defaults to 3.
         scaling (dict | ModelScaling, optional): Compound scaling to apply to ``arch``, which
             must be unscaled: a base variant ('b0', 'es', 'lite0') or an architecture.
-        init_cfg (dict | list[dict], optional): Initial weights; None, the default, is the
-            reference rule, :class:`mmeffnet.models.layers.FanOutNormal`.
 
     Raises ValueError naming the argument, its value and the rule.
     """
 
     def __init__(self, arch='b0', drop_path_rate=0., out_indices=(-1, ), frozen_stages=0,
                  conv_cfg=None, norm_cfg=None, act_cfg=None, norm_eval=False, with_cp=False,
-                 in_channels=3, scaling=None, init_cfg=None):
+                 init_cfg=None, in_channels=3, scaling=None):
         super().__init__(list(INITIAL_WEIGHTS) if init_cfg is None else init_cfg)
         self.arch = resolve_arch(arch, scaling)
         self.conv_cfg = conv_cfg or CONVS[self.arch.padding]
