@@ -46,6 +46,10 @@ def test_an_unknown_variant_names_the_nearest(fails, tiny_config):
     ('optim_wraper = dict()', "config key 'optim_wraper' means nothing; did you mean "
                               "'optim_wrapper'?"),
     ('trian_cfg = dict(max_epochs=2)', "did you mean 'train_cfg'?"),
+    ('env_cfg = dict(cudnn_benchmrk=True)', "'env_cfg.cudnn_benchmrk' means nothing; did you mean "
+                                            "'cudnn_benchmark'?"),
+    ('default_hooks = dict(chekpoint=dict(interval=2))', "'default_hooks.chekpoint' has no type; "
+                                                         "did you mean 'checkpoint'?"),
     ('model = dict(backbone=dict(drop_path_rat=0.1))', 'model.backbone.drop_path_rat'),
     ('optim_wrapper = dict(optimizer=dict(learning_rate=0.1))',
      'optim_wrapper.optimizer.learning_rate'),
@@ -127,6 +131,19 @@ def test_an_output_that_cannot_be_written_is_refused_first(argv, expected, fails
 def test_amp_refuses_a_wrapper_it_does_not_know(fails, tiny_config):
     path = tiny_config("optim_wrapper = dict(type='ApexOptimWrapper')")
     assert "optim_wrapper.type='ApexOptimWrapper': --amp works with" in train(fails, path, '--amp')
+
+
+def test_an_override_without_a_value_is_explained(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(cli.train_parser(), ['config.py', '--cfg-options', 'train_cfg.max_epochs'])
+    assert exit_.value.code == 2
+    assert '--cfg-options takes KEY=VALUE pairs' in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_reached_is_one_line(fails, tiny_config, tmp_path):
+    message = fails(cli.test_parser, tiny_config(), 'http://127.0.0.1:9/weights.pth')
+    assert 'URLError' in message
+    assert 'Connection refused' in message
 
 
 def test_slurm_without_cuda_says_what_to_use(fails, tiny_config, monkeypatch):

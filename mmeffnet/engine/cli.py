@@ -61,6 +61,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def parse(parser: argparse.ArgumentParser, argv=None) -> argparse.Namespace:
     """Parse the command line and let LOCAL_RANK be known to MMEngine."""
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except ValueError as error:  # of MMEngine's action for --cfg-options
+        parser.error(f'--cfg-options takes KEY=VALUE pairs without blanks: {error}')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args

@@ -12,8 +12,14 @@ from mmeffnet.arch import nearest
 from mmeffnet.engine.errors import InputError, one_line
 from mmeffnet.plugin import MIM
 
-# What MMEngine looks for in a config beside the arguments of the Runner.
-OTHER_KEYS = ('auto_scale_lr', 'custom_imports', 'model_wrapper_cfg')
+# Keys that MMEngine looks for, where no class refuses others: beside the arguments of the
+# Runner at the top, and in two dicts below.
+MEANINGFUL = {
+    '': (*inspect.signature(Runner.__init__).parameters,
+         'auto_scale_lr', 'custom_imports', 'model_wrapper_cfg'),
+    'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
+    'auto_scale_lr': ('enable', 'base_batch_size'),
+}
 # Other names are free for a config's own use; only one this close is taken for a slip.
 SLIP = 0.85
 
@@ -36,18 +42,24 @@ def load_config(path: str, options: dict | None = None) -> Config:
 
 
 def check_keys(cfg: Config) -> None:
-    """Refuse a top-level key that is one slip away from one that means something.
+    """Refuse a key that is one slip away from one that means something.
 
-    MMEngine takes any key, and a misspelt one then silently does nothing. Keys further
-    down reach a class, which refuses those it does not know.
+    MMEngine takes any key in these places, and a misspelt one then silently does nothing.
+    Keys elsewhere reach a class, which refuses those it does not know.
     """
-    known = (*inspect.signature(Runner.__init__).parameters, *OTHER_KEYS)
-    for key in cfg:
-        if key not in known and not key.startswith('_'):
+    for parent, known in MEANINGFUL.items():
+        for key in (cfg.get(parent) or {}) if parent else cfg:
             close = difflib.get_close_matches(key, known, n=1, cutoff=SLIP)
-            if close:
-                raise InputError(f'config key {key!r} means nothing{nearest(key, close)} '
-                                 'If it is a name of your own, choose one less alike')
+            if key not in known and not key.startswith('_') and close:
+                raise InputError(
+                    f'config key {f"{parent}.{key}".lstrip(".")!r} means nothing'
+                    f'{nearest(key, close)} If it is a name of your own, choose one less alike')
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in hooks.items():
+        if isinstance(hook, dict) and 'type' not in hook:
+            others = [other for other in hooks if other != name]
+            raise InputError(f'config key {f"default_hooks.{name}"!r} has no type'
+                             f'{nearest(name, others)}')
 
 
 def explain(error: Exception, cfg: Config) -> str:

@@ -2,6 +2,7 @@
 import logging
 import os
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import mmengine
@@ -38,7 +39,7 @@ def train(args: Namespace) -> None:
             weights = weights_of(read_checkpoint(checkpoint))
             check_variant(weights, _bare_model(runner), checkpoint)
         _notice_batch_size(cfg)
-        _run(runner, cfg)
+        _start(runner.train, runner, cfg)
 
 
 def test(args: Namespace) -> None:
@@ -57,9 +58,9 @@ def test(args: Namespace) -> None:
         runner = _build(cfg, ['test'])
         if not remote:
             load_whole(args.checkpoint, _bare_model(runner))
-    if args.out and args.out_item != 'metrics':
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    metrics = runner.test()
+        if args.out and args.out_item != 'metrics':
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        metrics = _start(runner.test, runner, cfg)
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
 
@@ -95,22 +96,24 @@ def _start_processes(cfg: Config, launcher: str) -> None:
 
 
 class _StartHook(Hook):
-    """Knows whether the training itself has begun."""
+    """Knows whether the work itself has begun."""
     started = False
 
     def before_train(self, runner) -> None:
         self.started = True
 
+    before_test = before_train
 
-def _run(runner: Runner, cfg: Config) -> None:
-    """Train; what fails before the first step is the config's fault.
 
-    MMEngine builds optimizer and schedulers, and loads weights, inside ``train``.
+def _start(work: Callable, runner: Runner, cfg: Config):
+    """Train or test; what fails before the first step is the input's fault.
+
+    MMEngine builds optimizer and schedulers, and loads weights, inside this call.
     """
     start = _StartHook()
     runner.register_hook(start)
     try:
-        runner.train()
+        return work()
     except Exception as error:
         if start.started:
             raise
