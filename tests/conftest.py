@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # As in the tools: beside other work, waiting threads that spin slow everything down.
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 import pytest  # noqa: E402
 

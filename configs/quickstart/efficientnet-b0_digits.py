@@ -42,13 +42,12 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='mmeffnet.AmpOptimWrapper',
-    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.01),
-    paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0.))
+    optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.01, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', begin=1, end=10, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=1, end=8, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=32)
