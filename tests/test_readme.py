@@ -60,8 +60,9 @@ def test_configs_build(text, tmp_path):
         pytest.importorskip('mmdet', reason='mmdet is not installed')
     (tmp_path / 'config.py').write_text(text)
     cfg = Config.fromfile(tmp_path / 'config.py')
-    init_default_scope(cfg.default_scope)
-    # The backbone alone where the operators of a detector may be missing.
+    # The backbone alone of a detector, whose operators may be missing: not even the scope may
+    # become mmdet's, which would import all of it.
+    init_default_scope('mmpretrain')
     built = MODELS.build(cfg.model if cfg.default_scope == 'mmpretrain' else cfg.model.backbone)
     backbone = getattr(built, 'backbone', built)
     assert isinstance(backbone, mmeffnet.EfficientNet)
