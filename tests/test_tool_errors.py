@@ -120,9 +120,17 @@ def test_a_label_out_of_range_is_named_with_its_file(fails, tiny_config, photos)
     assert 'labels run from 0 to 4' in message
 
 
+def test_a_torn_list_of_labels_is_named(fails, tiny_config, photos):
+    (photos / 'list.txt').write_text('a/1.png 0\nb/1.p')
+    message = train(fails, tiny_config(FOLDERS, "_dataset.update(ann_file='list.txt')"))
+    assert "train_dataloader (ann_file 'data/list.txt'): " in message
+
+
 @pytest.mark.parametrize(('argv', 'expected'), [
     (['--out-item', 'metrics'], '--out-item metrics needs --out'),
-    (['--out', 'x.json'], "--out 'x.json': predictions are written as .pkl"),
+    (['--out', 'x.json'], "--out 'x.json': --out-item pred is written as .pkl, .pickle"),
+    (['--out', 'x.txt', '--out-item', 'metrics'], 'metrics is written as .json, .yaml'),
+    (['--out', 'no/x.pkl'], "the folder 'no' does not exist"),
 ])
 def test_an_output_that_cannot_be_written_is_refused_first(argv, expected, fails, tiny_config):
     assert expected in fails(cli.test_parser, tiny_config(), 'weights.pth', *argv)

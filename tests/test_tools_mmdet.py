@@ -2,6 +2,7 @@
 import json
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,36 +11,6 @@ import torch
 from conftest import run_tool
 
 pytestmark = pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
-
-# The pure-Python mmcv has no compiled operators. Python runs this file at its start: the one
-# operator that a RetinaNet needs on a CPU comes from torchvision, and the others refuse.
-OPERATORS = '''
-import importlib.abc, importlib.machinery, sys
-from types import ModuleType
-
-class Operators(ModuleType):
-    def nms(self, boxes, scores, iou_threshold, offset):
-        from torchvision.ops import nms
-        return nms(boxes, scores, iou_threshold)
-    def __getattr__(self, name):
-        if name.startswith('__'):
-            raise AttributeError(name)
-        def refuse(*args, **kwargs):
-            raise RuntimeError(f'{name} is not compiled')
-        return refuse
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Last in line: a compiled mmcv is found before."""
-    def find_spec(self, name, path=None, target=None):
-        if name == 'mmcv._ext':
-            return importlib.machinery.ModuleSpec(name, self)
-    def create_module(self, spec):
-        return Operators(spec.name)
-    def exec_module(self, module):
-        pass
-
-sys.meta_path.append(Finder())
-'''
 
 CONFIG = '''
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -75,7 +46,8 @@ def project(tmp_path_factory):
     """A folder with four annotated pictures, a config, and the operators."""
     folder = tmp_path_factory.mktemp('mmdet')
     (folder / 'coco').mkdir()
-    (folder / 'sitecustomize.py').write_text(OPERATORS)
+    # Python runs this file at its start.
+    (folder / 'sitecustomize.py').write_text('import mmcv_operators')
     (folder / 'detector.py').write_text(CONFIG)
     images, boxes = [], []
     for i in range(4):
@@ -91,7 +63,8 @@ def project(tmp_path_factory):
 
 
 def run(name, *args, folder):
-    result = run_tool(name, *args, cwd=folder, env={'PYTHONPATH': str(folder)})
+    path = f'{folder}:{Path(__file__).parent}'
+    result = run_tool(name, *args, cwd=folder, env={'PYTHONPATH': path})
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 

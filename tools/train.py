@@ -3,8 +3,8 @@
 import os
 
 # Before PyTorch is loaded: a CPU thread that waits for the others shall spin for some
-# microseconds and then sleep. Beside other work on the machine a run is then several times
-# faster, and alone as fast as ever (docs/benchmarks.md).
+# microseconds and then sleep, which other work on the machine disturbs less
+# (docs/benchmarks.md).
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 import mmeffnet  # noqa: E402, F401  (early: configs may inherit ours by name)

@@ -2,6 +2,7 @@
 from argparse import Namespace
 from copy import deepcopy
 
+import torch
 from mmengine.config import Config, ConfigDict
 
 from mmeffnet.engine.errors import InputError
@@ -34,7 +35,7 @@ def dataloaders(cfg: Config, pin_memory: bool | None, persistent: bool | None) -
             loader.setdefault('collate_fn', dict(type='default_collate'))
             loader.setdefault('persistent_workers', bool(loader.get('num_workers')))
             if pin_memory is None:
-                loader.setdefault('pin_memory', __import__('torch').cuda.is_available())
+                loader.setdefault('pin_memory', torch.cuda.is_available())
 
 
 def state_hooks(cfg: Config) -> None:

@@ -37,6 +37,14 @@ def data_problem(cfg: Config, loader: str) -> str | None:
     return None
 
 
+def data_source(cfg: Config, loader: str) -> str:
+    """The annotation files that a dataloader reads, for a message; empty where there are none."""
+    files = [str(path) for _, dataset in _dataset_configs(
+        (cfg.get(loader) or {}).get('dataset'), loader)
+        for name, path, _ in _paths(dataset) if name == 'ann_file']
+    return f' (ann_file {", ".join(map(repr, files))})' if files else ''
+
+
 def check_dataset(dataset, model: nn.Module, loader: str) -> None:
     """Refuse classes and labels that a classifier of ``model`` cannot have.
 

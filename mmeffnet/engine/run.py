@@ -18,7 +18,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmeffnet.engine import adjust
 from mmeffnet.engine.checkpoint import check_variant, load_whole, read_checkpoint, weights_of
 from mmeffnet.engine.config import explain, load_config
-from mmeffnet.engine.data_checks import check_dataset, data_problem
+from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
 from mmeffnet.engine.errors import InputError, one_line_errors
 
 WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -45,11 +45,7 @@ def train(args: Namespace) -> None:
 def test(args: Namespace) -> None:
     """tools/test.py. Exits with 2 and one line where the input is wrong."""
     with one_line_errors():
-        if args.out_item and not args.out:
-            raise InputError(f'--out-item {args.out_item} needs --out FILE')
-        if args.out and args.out_item != 'metrics' and not args.out.endswith(('.pkl', '.pickle')):
-            raise InputError(f'--out {args.out!r}: predictions are written as .pkl or .pickle; '
-                             'metrics take --out-item metrics')
+        _check_output(args.out, args.out_item)
         cfg = _prepare(args)
         adjust.for_testing(cfg, args)
         remote = '://' in args.checkpoint
@@ -63,6 +59,24 @@ def test(args: Namespace) -> None:
         metrics = _start(runner.test, runner, cfg)
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
+
+
+# What each kind of result can be written as; the first kind is the default.
+FORMATS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
+
+
+def _check_output(out: str | None, item: str | None) -> None:
+    """Refuse a file that the results could not be written to when they are there."""
+    if not out:
+        if item:
+            raise InputError(f'--out-item {item} needs --out FILE')
+        return
+    item = item or 'pred'
+    if Path(out).suffix not in FORMATS[item]:
+        raise InputError(f'--out {out!r}: --out-item {item} is written as '
+                         f'{", ".join(FORMATS[item])}')
+    if not Path(out).parent.is_dir():
+        raise InputError(f'--out {out!r}: the folder {str(Path(out).parent)!r} does not exist')
 
 
 def _prepare(args: Namespace) -> Config:
@@ -137,7 +151,8 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         except Exception as error:
             # A TypeError is a key that is not known, and no file is to blame for it.
             problem = None if isinstance(error, TypeError) else data_problem(cfg, loader)
-            raise InputError(problem or f'{loader}: {explain(error, cfg)}') from error
+            raise InputError(problem or f'{loader}{data_source(cfg, loader)}: '
+                             f'{explain(error, cfg)}') from error
         check_dataset(dataset, model, loader)
     return runner
 
@@ -163,8 +178,8 @@ def _training_checkpoint(cfg: Config) -> str | None:
 def _check_pretrained(cfg: Config) -> None:
     """Read the local files that ``init_cfg`` names, before the model is built."""
     for init_cfg in _init_cfgs(cfg.get('model')):
-        path = init_cfg.get('checkpoint', '')
-        if init_cfg.get('type') == 'Pretrained' and '://' not in path:
+        path = init_cfg.get('checkpoint')
+        if init_cfg.get('type') == 'Pretrained' and path and '://' not in path:
             weights_of(read_checkpoint(path))
 
 
