@@ -19,7 +19,7 @@ MODULE2PACKAGE.setdefault('mmeffnet', 'mmeffnet.version')
 
 if sys.modules.get('torch'):
     # Otherwise the registry does it with the first class it is asked for.
-    from mmeffnet.engine import checkpoint  # noqa: F401
+    from mmeffnet.weights import sources  # noqa: F401
 
 
 def config_path(name: str) -> str:

@@ -7,7 +7,7 @@ from mmengine import registry as root
 
 from mmeffnet.scaling import ModelScaling
 
-_CHECKPOINT = 'mmeffnet.engine.checkpoint'  # lets our own checkpoints load with weights only
+_WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints hold
 
 
 class PluginRegistry(root.Registry):
@@ -26,13 +26,16 @@ class PluginRegistry(root.Registry):
 
 def _child(parent, *locations):
     return PluginRegistry(parent.name, parent=parent, scope='mmeffnet',
-                          locations=list(locations or (_CHECKPOINT, )))
+                          locations=list(locations or (_WEIGHTS, )))
 
 
-MODELS = _child(root.MODELS, 'mmeffnet.models', _CHECKPOINT)
+MODELS = _child(root.MODELS, 'mmeffnet.models', 'mmeffnet.optim', _WEIGHTS)
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmeffnet.models')
+OPTIMIZERS = _child(root.OPTIMIZERS, 'mmeffnet.optim')
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmeffnet.optim')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
-HOOKS = _child(root.HOOKS, 'mmeffnet.engine.state', 'mmeffnet.engine.pictures', _CHECKPOINT)
+HOOKS = _child(root.HOOKS, 'mmeffnet.engine.checkpoint', 'mmeffnet.engine.state',
+               'mmeffnet.engine.pictures')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
 TASK_UTILS = _child(root.TASK_UTILS)

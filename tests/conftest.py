@@ -84,6 +84,24 @@ def fails(tmp_path, monkeypatch, capsys):
     return check
 
 
+@pytest.fixture
+def said():
+    """The lines that are printed to MMEngine's log, of level INFO and above."""
+    import logging
+
+    from mmengine.logging import MMLogger
+    lines = []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+
+    logger, handler = MMLogger.get_current_instance(), Handler(logging.INFO)
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
 def pytest_report_header():
     from importlib.metadata import packages_distributions
     stack = packages_distributions()

@@ -1,87 +1,19 @@
 """What several test files share: other libraries as judges, and counts taken from modules.
 
 A judge is an implementation that is not ours. Its weights and ours are the same tensors
-under other names; the names are a table here, one row a library.
+under other names, by the package's own tables: a wrong row there gives wrong outputs here.
 """
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
 from mmeffnet import VARIANTS, EfficientNet
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Where another library keeps its layers.
-
-    stem, head, plain, mbconv, fused: its module names in the order in which they are run,
-    each a convolution followed by its normalisation, except that squeeze-and-excitation
-    is two convolutions. 'plain' is a mbconv block without expansion.
-    block: its name for a block, of the fields ``stage`` (from 0), ``index`` in the stage
-    (from 0) and ``count`` over all blocks (from 0).
-    classifier: its module that has no place in a backbone.
-    """
-    stem: tuple[str, ...]
-    head: tuple[str, ...]
-    block: str
-    plain: tuple[str, ...]
-    mbconv: tuple[str, ...]
-    fused: tuple[str, ...] = ()
-    classifier: str = ''
-
-
-TIMM = Layout(
-    stem=('conv_stem', 'bn1'), head=('conv_head', 'bn2'), block='blocks.{stage}.{index}',
-    plain=('conv_dw', 'bn1', 'se.conv_reduce', 'se.conv_expand', 'conv_pw', 'bn2'),
-    mbconv=('conv_pw', 'bn1', 'conv_dw', 'bn2', 'se.conv_reduce', 'se.conv_expand',
-            'conv_pwl', 'bn3'),
-    fused=('conv_exp', 'bn1', 'conv_pwl', 'bn2'), classifier='classifier')
-
-TORCHVISION = Layout(
-    # Features 0 is the stem, 1 to 7 the stages and 8 the head; ``first`` is stage + 1.
-    stem=('features.0.0', 'features.0.1'), head=('features.8.0', 'features.8.1'),
-    block='features.{first}.{index}.block',
-    plain=('0.0', '0.1', '1.fc1', '1.fc2', '2.0', '2.1'),
-    mbconv=('0.0', '0.1', '1.0', '1.1', '2.fc1', '2.fc2', '3.0', '3.1'),
-    classifier='classifier.1')
-
-LUKEMELAS = Layout(
-    stem=('_conv_stem', '_bn0'), head=('_conv_head', '_bn1'), block='_blocks.{count}',
-    plain=('_depthwise_conv', '_bn1', '_se_reduce', '_se_expand', '_project_conv', '_bn2'),
-    mbconv=('_expand_conv', '_bn0', '_depthwise_conv', '_bn1', '_se_reduce', '_se_expand',
-            '_project_conv', '_bn2'),
-    classifier='_fc')
-
-# Ours, in the order of the same slots.
-_SE = ('se.conv1.conv', 'se.conv2.conv')
-_OURS = dict(
-    plain=('depthwise_conv.conv', 'depthwise_conv.bn', *_SE, 'linear_conv.conv',
-           'linear_conv.bn'),
-    mbconv=('expand_conv.conv', 'expand_conv.bn', 'depthwise_conv.conv', 'depthwise_conv.bn',
-            *_SE, 'linear_conv.conv', 'linear_conv.bn'),
-    fused=('conv1.conv', 'conv1.bn', 'conv2.conv', 'conv2.bn'))
+from mmeffnet.weights import layouts
+from mmeffnet.weights.layouts import LUKEMELAS, TIMM, TORCHVISION  # noqa: F401
 
 
 def module_names(name, layout):
     """Each module of ours that holds tensors -> the other library's name for it."""
-    arch = VARIANTS[name].arch
-    last = len(arch.groups) + 1
-    names = {'layers.0.conv': layout.stem[0], 'layers.0.bn': layout.stem[1],
-             f'layers.{last}.conv': layout.head[0], f'layers.{last}.bn': layout.head[1]}
-    # Others count stages where we count groups, so the two are walked side by side.
-    ours = [f'layers.{group}.{index}' for group, blocks in enumerate(arch.blocks(), start=1)
-            for index in range(len(blocks))]
-    theirs = [(stage, index) for stage, row in enumerate(arch.stages)
-              for index in range(row.repeats)]
-    blocks = [block for group in arch.blocks() for block in group]
-    for count, (mine, (stage, index), block) in enumerate(zip(ours, theirs, blocks, strict=True)):
-        kind = 'plain' if block.hidden == block.in_channels else block.kind
-        prefix = layout.block.format(stage=stage, first=stage + 1, index=index, count=count)
-        for slot, other in zip(_OURS[kind], getattr(layout, kind), strict=True):
-            if block.squeeze or slot not in _SE:
-                names[f'{mine}.{slot}'] = f'{prefix}.{other}'
-    return names
+    return layouts.module_names(VARIANTS[name].arch, layout)
 
 
 def translate(state, name, layout):

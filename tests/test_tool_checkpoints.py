@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
 from mmeffnet.engine import cli
-from mmeffnet.engine.checkpoint import read_checkpoint
 from mmeffnet.models import EfficientNet
+from mmeffnet.weights.files import read_checkpoint
 
 WEIGHTS = 'backbone.layers.0.conv.weight'
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_with_another_class_count_is_refused(fails, tiny_config, ch
     weights = torch.load(checkpoint, weights_only=True)['state_dict']
     torch.save({**weights, 'head.fc.weight': torch.zeros(7, 32)}, checkpoint)
     message = fails(cli.test_parser, tiny_config(), checkpoint)
-    assert 'does not fit the model: size mismatch for head.fc.weight' in message
+    assert 'does not fit the model: head.fc.weight is 7x32 and has to be 10x32' in message
 
 
 @pytest.mark.parametrize('kept', [0, 10, 0.5, 0.99])

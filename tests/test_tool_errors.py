@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mmeffnet.engine import cli, run
 from mmeffnet.engine.config import check_keys
-from mmeffnet.engine.errors import InputError
+from mmeffnet.errors import InputError
 
 
 def train(fails, *argv):

@@ -10,6 +10,7 @@ default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False),
     random_state=dict(type='mmeffnet.RandomStateHook'),
     plain_checkpoint=dict(type='mmeffnet.PlainCheckpointHook'),
+    any_weights=dict(type='mmeffnet.AnyWeightsHook'),
     pictures=dict(type='mmeffnet.PicturesHook'),
 )
 

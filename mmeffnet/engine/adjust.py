@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmeffnet.engine.errors import InputError
+from mmeffnet.errors import InputError
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -39,8 +39,9 @@ def dataloaders(cfg: Config, pin_memory: bool | None, persistent: bool | None) -
 
 
 def state_hooks(cfg: Config) -> None:
-    """Let any project's run write plain checkpoints and resume its random state."""
+    """Let any project's run read any weights, write plain files and resume its random state."""
     hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('any_weights', dict(type='mmeffnet.AnyWeightsHook'))
     hooks.setdefault('random_state', dict(type='mmeffnet.RandomStateHook'))
     hooks.setdefault('plain_checkpoint', dict(type='mmeffnet.PlainCheckpointHook'))
 

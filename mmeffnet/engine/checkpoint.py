@@ -1,181 +1,109 @@
-"""Reading checkpoints without ever running code from them.
-
-PyTorch loads weights only, which refuses the few harmless objects that MMEngine 0.10 keeps
-beside the weights. Importing this module lets exactly those through.
-"""
-import pickle
-import zipfile
+"""Weights of any library in a run: checked before it starts, translated while they load."""
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from torch.serialization import add_safe_globals
+from mmengine.hooks import Hook
 
-from mmeffnet.arch import Arch
-from mmeffnet.engine.errors import InputError, one_line
-from mmeffnet.variants import VARIANTS
+from mmeffnet.errors import InputError, one_line
+from mmeffnet.registry import HOOKS
+from mmeffnet.weights import Weights, identify, load_weights
+from mmeffnet.weights.fit import CLASSIFIER_KEYS, fit, warn_of_numerics
+from mmeffnet.weights.layouts import BACKBONE, OURS
+from mmeffnet.weights.sources import read_state
+from mmeffnet.weights.translate import COUNTERS, few, find_networks, translate, weights_of
 
 
-def _history_method(owner, name: str):
-    """Stands in for ``getattr``, which MMEngine's HistoryBuffer is pickled with.
+def backbone_of(model: torch.nn.Module) -> tuple[str, torch.nn.Module] | None:
+    """The prefix and the only EfficientNet of ours in a model, None without or with several."""
+    # Not at the top: models bring mmpretrain in, and a wrong path shall be told at once.
+    from mmeffnet.models import EfficientNet
+    found = [(f'{name}.' if name else '', module) for name, module in model.named_modules()
+             if isinstance(module, EfficientNet)]
+    return found[0] if len(found) == 1 else None
 
-    Hands out the four statistics of HistoryBuffer and nothing else: the real one would
-    let a file reach any attribute of anything.
+
+def load_any(source, model: torch.nn.Module) -> Weights | None:
+    """Weights of any layout for the one EfficientNet in ``model``, None where there is none."""
+    found = backbone_of(model)
+    return load_weights(source, also=found[1].arch) if found else None
+
+
+def fit_model(weights: Weights, model: torch.nn.Module, *, new_classes: bool) -> dict:
+    """Weights under the keys of ``model``, checked against its network.
+
+    new_classes: let a classifier of another class count start anew; False refuses it.
+    A neck and heads beside the network are kept as they are.
+    Raises InputError naming the variant that the weights really are, or the keys.
     """
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(owner, name)
-    raise pickle.UnpicklingError(f'Unsupported global: getattr of {name} is not allowed')
+    from mmeffnet.models.loading import eps_of, padding_of, unused_layers
+    prefix, backbone = backbone_of(model)
+    theirs = model.state_dict()
+    expected = {BACKBONE + key.removeprefix(prefix): value for key, value in theirs.items()
+                if key.startswith(prefix)}
+    if prefix == BACKBONE:
+        expected |= {key: theirs[key] for key in CLASSIFIER_KEYS if key in theirs}
+    state = fit(weights, expected, backbone.arch, new_classes=new_classes,
+                unused=tuple(BACKBONE + layer for layer in unused_layers(backbone)))
+    warn_of_numerics(weights, padding=padding_of(backbone), eps=eps_of(backbone))
+    named = {prefix + key.removeprefix(BACKBONE) if key.startswith(BACKBONE) else key: value
+             for key, value in state.items()}
+    return {**(weights.others if weights.layout == OURS.name else {}), **named}
 
 
-def _safe_globals() -> list:
-    """HistoryBuffer and the parts of a numeric numpy array, under both of numpy's names."""
-    core = np._core if hasattr(np, '_core') else np.core
-    parts = {'_reconstruct': core.multiarray._reconstruct, 'scalar': core.multiarray.scalar}
-    both_names = [(part, f'{package}.multiarray.{name}') for name, part in parts.items()
-                  for package in ('numpy.core', 'numpy._core')]
-    dtypes = {type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32')}
-    getattrs = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
-
-
-add_safe_globals(_safe_globals())
-
-
-def read_checkpoint(path, map_location='cpu'):
-    """Load a checkpoint file, weights only; tensors are mapped, not copied, where possible.
-
-    Raises InputError for a file that is missing, truncated, or holds pickled code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f'checkpoint {str(path)!r} does not exist')
-    try:
-        return torch.load(path, map_location=map_location, weights_only=True,
-                          mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if 'Unsupported global' in str(error) or 'Unsupported operand' in str(error) or \
-                'GLOBAL' in str(error):
-            raise InputError(
-                f'checkpoint {str(path)!r} holds pickled objects besides weights '
-                f'({_refused(error)}), and loading them could run code: save its state_dict '
-                'alone, where it comes from, and load that') from error
-        raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: '
-                         f'its first bytes are {path.open("rb").read(8)!r}') from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(
-            f'checkpoint {str(path)!r} ({path.stat().st_size:,} bytes) is truncated or damaged: '
-            'copy or download it again, or resume from an earlier one') from error
-
-
-def _refused(error: Exception) -> str:
-    """The name PyTorch refused, out of its long message."""
-    words = str(error).replace('`', ' ').split()
-    dotted = [word.strip('.,:') for word in words if word.count('.') and word[0].isalpha()]
-    global_at = [words[i + 1].strip('.,:') for i, word in enumerate(words[:-1])
-                 if word in ('GLOBAL', 'global')]
-    return (global_at + dotted + ['an unknown object'])[0]
-
-
-def weights_of(checkpoint) -> dict[str, torch.Tensor]:
-    """The state dict inside a checkpoint, without the prefix that DDP adds.
-
-    Raises InputError where there is none.
-    """
-    if isinstance(checkpoint, Mapping):
-        for wrapper in ('state_dict', 'model'):
-            if isinstance(checkpoint.get(wrapper), Mapping):
-                checkpoint = checkpoint[wrapper]
-                break
-        weights = {str(k).removeprefix('module.'): v for k, v in checkpoint.items()
-                   if isinstance(v, torch.Tensor)}
-        if weights:
-            return weights
-    raise InputError('the checkpoint holds no weights: neither itself nor its entries '
-                     '"state_dict" and "model" are a dict of tensors')
-
-
-def variant_of_weights(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The variant that weights in our layout belong to, None where no variant fits.
-
-    The block counts and widths of every group, the stem and the head have to agree.
-    """
-    found = _signature(weights)
-    if not found:
-        return None
-    return next((name for name, variant in VARIANTS.items()
-                 if _expected(variant.arch) == found), None)
-
-
-# Per block, the shapes that tell variants apart: width, squeeze width, hidden width.
-_TELLING = {'linear_conv.conv.weight': 'out', 'conv2.conv.weight': 'out',
-            'se.conv1.conv.weight': 'squeeze', 'depthwise_conv.conv.weight': 'hidden',
-            'conv1.conv.weight': 'hidden'}
-
-
-def _signature(weights) -> dict:
-    found = {}
-    for key, tensor in weights.items():
-        _, layers, rest = key.rpartition('layers.')
-        place, _, tail = rest.partition('.')
-        if not layers or not place.isdigit():
-            continue
-        if tail == 'conv.weight':
-            found[place, 'conv'] = tensor.shape[0]
-        block, _, name = tail.partition('.')
-        if block.isdigit() and name in _TELLING:
-            found[place, block, _TELLING[name]] = tensor.shape[0]
-    return found
-
-
-def _expected(arch: Arch) -> dict:
-    groups = arch.blocks()
-    expected = {('0', 'conv'): arch.stem, (str(len(groups) + 1), 'conv'): arch.head}
-    for i, group in enumerate(groups, start=1):
-        for j, block in enumerate(group):
-            place = str(i), str(j)
-            expected[(*place, 'out')] = block.out_channels
-            expected[(*place, 'hidden')] = block.hidden
-            if block.squeeze:
-                expected[(*place, 'squeeze')] = block.squeeze
-    return expected
-
-
-def check_variant(weights: Mapping[str, torch.Tensor], model: torch.nn.Module, path) -> None:
-    """Refuse the weights of another variant, naming it.
-
-    Other differences are allowed: fine-tuning starts from another head.
-    """
-    theirs, ours = variant_of_weights(weights), variant_of_weights(model.state_dict())
-    if theirs and ours and theirs != ours:
-        raise InputError(f'checkpoint {str(path)!r} is of variant {theirs!r}, and the config '
-                         f'builds {ours!r}: give a config with arch={theirs!r}, or another file')
-
-
-def load_whole(path, model: torch.nn.Module) -> None:
+def load_whole(source, model: torch.nn.Module) -> None:
     """Load weights and refuse those that would leave the model partly random.
 
     MMEngine itself loads what fits and warns of the rest. Raises InputError naming the
     variant that the file really is, or the keys.
     """
-    weights = weights_of(read_checkpoint(path))
-    check_variant(weights, model, path)
+    weights = load_any(source, model)
+    if weights is None and '://' in str(source):
+        return  # another project's network and address: MMEngine loads it by itself
+    state = fit_model(weights, model, new_classes=False) if weights else read_state(source)[0]
     try:
-        missing = model.load_state_dict(weights, strict=False).missing_keys
+        missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         shapes = [line.strip() for line in str(error).splitlines() if 'size mismatch' in line]
-        raise InputError(f'checkpoint {str(path)!r} does not fit the model: '
-                         f'{_few(shapes) or one_line(error)}') from error
+        raise InputError(f'checkpoint {str(source)!r} does not fit the model: '
+                         f'{few(shapes) or one_line(error)}') from error
     # Means and deviations of the input come with the config; counters change no result.
     missing = [key for key in missing if not key.startswith('data_preprocessor.')
-               and not key.endswith('num_batches_tracked')]
+               and not key.endswith(COUNTERS)]
     if missing:
-        alone = any(key.startswith('layers.') for key in weights)
-        raise InputError(f'checkpoint {str(path)!r} lacks {len(missing)} tensors of the model: '
-                         f'{_few(missing)}' + ('; it holds a backbone alone' if alone else ''))
+        raise InputError(f'checkpoint {str(source)!r} lacks {len(missing)} tensors of the model: '
+                         f'{few(missing)}')
 
 
-def _few(items: list[str], most: int = 3) -> str:
-    more = len(items) - most
-    return ', '.join(items[:most]) + (f' and {more} more' if more > 0 else '')
+@HOOKS.register_module()
+class AnyWeightsHook(Hook):
+    """Lets ``load_from`` name weights of any layout, in any project's tools.
+
+    A whole classifier's or a bare network's file is translated before MMEngine loads it; a
+    classifier of another class count starts anew, and every other difference is an error.
+    """
+
+    priority = 'VERY_HIGH'  # hooks that average weights read the checkpoint after this one
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        model = bare_model(runner.model)
+        found = backbone_of(model)
+        if runner._resume or not found or not isinstance(checkpoint, Mapping):
+            return
+        source = str(runner._load_from or 'the checkpoint').removeprefix('mmeffnet://')
+        state = weights_of(checkpoint)
+        mine = [prefix for layout, prefix in find_networks(state)
+                if layout is OURS and prefix == found[0]]
+        weights = translate(state, source, prefix=mine[0] if mine else None,
+                            also=found[1].arch, entry=identify(source))
+        fitted = fit_model(weights, model, new_classes=True)
+        own = model.state_dict()
+        checkpoint.clear()
+        # A classifier that starts anew stays as it is: it has been said already, and MMEngine
+        # would say it once more over many lines.
+        checkpoint['state_dict'] = {
+            **{key: own[key] for key in CLASSIFIER_KEYS if key in own}, **fitted}
+
+
+def bare_model(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside the wrappers of distributed runs and test-time augmentation."""
+    return getattr(model, 'module', model)

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmeffnet.arch import nearest
-from mmeffnet.engine.errors import InputError, one_line
+from mmeffnet.errors import InputError, one_line
 from mmeffnet.plugin import MIM
 
 # Keys that MMEngine looks for, where no class refuses others: beside the arguments of the

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from mmeffnet.engine.errors import InputError
+from mmeffnet.errors import InputError
 
 LAYOUTS = {
     'ImageNet': 'expected there: train/<class>/*.JPEG and val/<class>/*.JPEG, a folder for '

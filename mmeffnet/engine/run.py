@@ -13,15 +13,14 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from mmeffnet.engine import adjust
-from mmeffnet.engine.checkpoint import check_variant, load_whole, read_checkpoint, weights_of
+from mmeffnet.engine import adjust, pretrained
+from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.config import explain, load_config
 from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
-from mmeffnet.engine.errors import InputError, one_line_errors
-
-WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.weights.sources import WEIGHTS_ONLY
 
 
 def train(args: Namespace) -> None:
@@ -30,14 +29,10 @@ def train(args: Namespace) -> None:
         cfg = _prepare(args)
         adjust.for_training(cfg, args)
         adjust.state_hooks(cfg)
-        _check_pretrained(cfg)
-        checkpoint = _training_checkpoint(cfg)
+        checkpoint = pretrained.for_training(cfg)
         runner = _build(cfg, ['train', 'val'])
-        if checkpoint and cfg.get('resume'):
-            load_whole(checkpoint, _bare_model(runner))
-        elif checkpoint:
-            weights = weights_of(read_checkpoint(checkpoint))
-            check_variant(weights, _bare_model(runner), checkpoint)
+        if checkpoint:
+            load_whole(checkpoint, bare_model(runner.model))
         _notice_batch_size(cfg)
         _start(runner.train, runner, cfg)
 
@@ -48,12 +43,10 @@ def test(args: Namespace) -> None:
         _check_output(args.out, args.out_item)
         cfg = _prepare(args)
         adjust.for_testing(cfg, args)
-        remote = '://' in args.checkpoint
-        if not remote:
-            read_checkpoint(args.checkpoint)  # before anything slow is built
+        adjust.state_hooks(cfg)
+        pretrained.for_testing(cfg)
         runner = _build(cfg, ['test'])
-        if not remote:
-            load_whole(args.checkpoint, _bare_model(runner))
+        load_whole(cfg.load_from, bare_model(runner.model))
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         metrics = _start(runner.test, runner, cfg)
@@ -140,7 +133,7 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except Exception as error:
         raise InputError(explain(error, cfg)) from error
-    model = _bare_model(runner)
+    model = bare_model(runner.model)
     for stage in stages:
         loader = f'{stage}_dataloader'
         if cfg.get(loader) is None:
@@ -155,44 +148,6 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
                              f'{explain(error, cfg)}') from error
         check_dataset(dataset, model, loader)
     return runner
-
-
-def _bare_model(runner: Runner) -> torch.nn.Module:
-    """The model inside the wrappers of distributed runs and test-time augmentation."""
-    return getattr(runner.model, 'module', runner.model)
-
-
-def _training_checkpoint(cfg: Config) -> str | None:
-    """The local file that training starts from, read once to be sure of it."""
-    path = cfg.get('load_from')
-    if cfg.get('resume') and not path:
-        path = find_latest_checkpoint(cfg.work_dir)
-        if path is None:
-            print_log(f'Nothing to resume in {cfg.work_dir}: starting anew', 'current')
-    if not path or '://' in path:
-        return None
-    read_checkpoint(path)
-    return path
-
-
-def _check_pretrained(cfg: Config) -> None:
-    """Read the local files that ``init_cfg`` names, before the model is built."""
-    for init_cfg in _init_cfgs(cfg.get('model')):
-        path = init_cfg.get('checkpoint')
-        if init_cfg.get('type') == 'Pretrained' and path and '://' not in path:
-            weights_of(read_checkpoint(path))
-
-
-def _init_cfgs(node):
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'init_cfg':
-                yield from value if isinstance(value, list) else [value] if value else []
-            else:
-                yield from _init_cfgs(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _init_cfgs(value)
 
 
 def _notice_batch_size(cfg: Config) -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmeffnet.arch import Arch
 from mmeffnet.models.blocks import BLOCKS
 from mmeffnet.models.layers import FanOutNormal
+from mmeffnet.models.loading import any_layout, translate_in_place
 from mmeffnet.registry import MODELS, TASK_UTILS
 from mmeffnet.scaling import ModelScaling
 from mmeffnet.variants import get_variant
@@ -54,13 +55,18 @@ class EfficientNet(BaseModule):
         with_cp (bool): Recompute blocks in the backward pass to save memory; changes no
             result. Defaults to False.
         init_cfg (dict | list[dict], optional): Initial weights; None, the default, is the
-            reference rule, :class:`mmeffnet.models.layers.FanOutNormal`.
+            reference rule, :class:`mmeffnet.models.layers.FanOutNormal`. The checkpoint of a
+            ``dict(type='Pretrained', checkpoint=...)`` may have any layout and address that
+            :func:`mmeffnet.weights.load_weights` reads, with or without ``prefix``.
         in_channels (int): Channels of the input. Defaults to 3.
         scaling (dict | ModelScaling, optional): Compound scaling to apply to ``arch``, which
             must be unscaled: a base variant ('b0', 'es', 'lite0') or an architecture.
 
-    Raises ValueError naming the argument, its value and the rule.
+    A state dict of another library's layout is translated while it is loaded. Raises ValueError
+    naming the argument, its value and the rule, and InputError for weights that do not fit.
     """
+
+    has_weights = False  # whether any were loaded since the network was made
 
     def __init__(self, arch='b0', drop_path_rate=0., out_indices=(-1, ), frozen_stages=0,
                  conv_cfg=None, norm_cfg=None, act_cfg=None, norm_eval=False, with_cp=False,
@@ -114,6 +120,21 @@ class EfficientNet(BaseModule):
             if i in self.out_indices:
                 outs.append(x)
         return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initial weights, and last those of a checkpoint in any layout."""
+        given = self.init_cfg
+        self.init_cfg = any_layout(given)
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # Before the children see it: PyTorch and MMEngine hand each of them its own keys.
+        translate_in_place(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.has_weights = True
 
     def train(self, mode: bool = True):
         super().train(mode)

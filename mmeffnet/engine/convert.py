@@ -1,0 +1,128 @@
+"""Weights of any library as a clean file of ours, and ours as one of another library."""
+import hashlib
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+
+from mmeffnet.engine.judges import differences
+from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.version import __version__
+from mmeffnet.weights import Weights, load_weights
+from mmeffnet.weights.files import need
+from mmeffnet.weights.translate import few, to_layout
+
+# mmpretrain's own EfficientNet has our keys.
+TARGETS = {'mmeffnet': 'mmeffnet', 'mmpretrain': 'mmeffnet', 'timm': 'timm',
+           'torchvision': 'torchvision'}
+SUFFIXES = ('.pth', '.safetensors')
+
+
+def parser() -> ArgumentParser:
+    """Arguments of tools/convert.py."""
+    result = ArgumentParser(
+        description='Write weights of any library as a clean file of tensors only, with a part '
+        'of its SHA-256 in the name.')
+    result.add_argument('source', metavar='SRC', help='a file of PyTorch, safetensors, Keras or '
+                        'TensorFlow, an address such as timm://NAME, or a name of the catalog')
+    result.add_argument('target', metavar='DST',
+                        help='the file to write (.pth or .safetensors), or a folder for it')
+    result.add_argument('--to', choices=[*TARGETS], default='mmeffnet', dest='to',
+                        help='the library whose keys are written; mmeffnet by default')
+    result.add_argument('--check', action='store_true',
+                        help="compare the outputs with those of the source library's network")
+    result.add_argument('--raw', action='store_true',
+                        help='of a TensorFlow checkpoint, the weights that are not averaged')
+    return result
+
+
+def main(argv=None) -> None:
+    """tools/convert.py. Exits with 2 and one line where the input is wrong."""
+    args = parser().parse_args(argv)
+    with one_line_errors():
+        path = convert(args)
+        if args.check:
+            _check(args, path)
+
+
+def convert(args: Namespace) -> Path:
+    """Write the file and give its path. Nothing is left behind where that fails."""
+    target = _target(args.target, args.source)
+    weights = load_weights(args.source, average=not args.raw)
+    others = [key for key in weights.others if not key.startswith('data_preprocessor.')]
+    if others:
+        print_log(f'{args.source}: {len(others)} tensors beside the network are left out: '
+                  f'{few(others)}', 'current')
+    if weights.arch is None and TARGETS[args.to] != 'mmeffnet':
+        raise InputError(f'{args.source!r} has the shapes of no published network, and its keys '
+                         f'in {args.to} cannot be told: only --to mmeffnet is possible')
+    state = to_layout(weights.state, weights.arch, TARGETS[args.to])
+    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    path = write(state, target, _meta(weights, args) if TARGETS[args.to] == 'mmeffnet' else None)
+    classes = f'{weights.classes} classes' if weights.classes else 'no classifier'
+    print(f'{weights.variant or "custom"} network, {weights.layout} layout, {classes}, '
+          f'{len(state)} tensors -> {path} ({path.stat().st_size / 2 ** 20:.1f} MiB)')
+    return path
+
+
+def write(state: dict[str, torch.Tensor], target: Path, meta: dict | None) -> Path:
+    """Write tensors, whole or not at all, as NAME-HASH.SUFFIX; gives that path."""
+    temporary = target.with_name(f'.{target.name}.{os.getpid()}')
+    try:
+        if target.suffix == '.safetensors':
+            need('safetensors.torch', 'timm').save_file(
+                state, temporary, {k: str(v) for k, v in (meta or {}).items()})
+        else:
+            torch.save(state if meta is None else dict(state_dict=state, meta=meta), temporary)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
+        path = target.with_name(f'{target.stem}-{digest}{target.suffix}')
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f'{str(target)!r} could not be written: {error.strerror}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _target(target: str, source: str) -> Path:
+    """The file to write, before its hash is in the name."""
+    path = Path(target)
+    if path.is_dir():
+        name = source.split('://')[-1]
+        return path / f'{Path(name).name.removesuffix(Path(name).suffix) or "weights"}.pth'
+    if path.suffix not in SUFFIXES:
+        raise InputError(f'DST {target!r} must end in {" or ".join(SUFFIXES)}, or be a folder')
+    if not path.parent.is_dir():
+        raise InputError(f'DST {target!r}: the folder {str(path.parent)!r} does not exist')
+    return path
+
+
+def _meta(weights: Weights, args: Namespace) -> dict:
+    """What a reader of the file may want to know, in plain types."""
+    meta = dict(mmeffnet_version=__version__, source=Path(args.source).name,
+                layout=weights.layout, variant=weights.variant, classes=weights.classes)
+    if weights.norm:
+        meta |= dict(mean=list(weights.norm.mean), std=list(weights.norm.std))
+    if weights.padding:
+        meta |= dict(padding=weights.padding)
+    return meta
+
+
+def _check(args: Namespace, path: Path) -> None:
+    """Print how far the written file's outputs are from the source library's."""
+    source = load_weights(args.source, average=not args.raw)
+    written = load_weights(path)
+    unequal = [key for key, tensor in source.state.items()
+               if not torch.equal(written.state[key], tensor)]
+    if unequal or written.state.keys() != source.state.keys():
+        raise InputError(f'{str(path)!r} differs from {args.source!r}: {few(unequal)}')
+    print(f'{len(source.state)} tensors are equal bit for bit')
+    for line in differences(source, written):
+        print(line)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])

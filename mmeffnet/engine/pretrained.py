@@ -1,0 +1,104 @@
+"""Where a config takes weights from: checked, and made loadable, before anything is built."""
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
+
+from mmeffnet.weights.catalog import CATALOG, get_entry, identify
+from mmeffnet.weights.files import kind_of_file
+from mmeffnet.weights.settings import apply, mismatch, norm_mismatch
+from mmeffnet.weights.sources import REGISTERED, SCHEMES, read_state
+
+
+def address(source) -> str:
+    """The form of ``source`` that MMEngine can load: its own reader knows PyTorch's files only."""
+    source = str(source)
+    if any(re.match(prefix, source) for prefix in REGISTERED):
+        return source
+    if '://' in source:
+        foreign = source.partition('://')[0] in SCHEMES
+    else:
+        foreign = by_name(source) or kind_of_file(source) != 'torch'
+    return f'mmeffnet://{source}' if foreign else source
+
+
+def by_name(source) -> bool:
+    """Whether a set of the catalog is meant, and not a file that is called so."""
+    return str(source) in CATALOG and not Path(source).exists()
+
+
+def check_source(source, cfg: Config) -> None:
+    """Read a local file, to be sure of it, and warn once where the config does not suit it."""
+    norm = None
+    if not by_name(source) and '://' not in str(source):
+        _, norm = read_state(source)
+    entry = identify(source)
+    problem = mismatch(entry, cfg) if entry else None
+    if norm and not entry:
+        problem = norm_mismatch(norm, str(source), cfg)
+    if problem:
+        print_log(problem, 'current', level=logging.WARNING)
+
+
+def for_testing(cfg: Config) -> None:
+    """Make the checkpoint of a test loadable; a set chosen by name brings its own settings."""
+    source = str(cfg.load_from).removeprefix('mmeffnet://')
+    if by_name(source):
+        apply(get_entry(source), cfg)
+        print_log(f'{source}: input, resolution and padding are set as published', 'current')
+    else:
+        check_source(source, cfg)
+    cfg.load_from = address(source)
+
+
+def for_training(cfg: Config) -> str | None:
+    """Make the weights that training starts from loadable.
+
+    Gives the checkpoint that is resumed, None where nothing is.
+    """
+    if cfg.get('resume'):
+        path = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+        if path is None:
+            print_log(f'Nothing to resume in {cfg.work_dir}: starting anew', 'current')
+        elif '://' not in path:
+            read_state(path)
+        return path
+    _whole_model(cfg)
+    if cfg.get('load_from'):
+        check_source(cfg.load_from, cfg)
+        cfg.load_from = address(cfg.load_from)
+    for init_cfg in _init_cfgs(cfg.get('model')):
+        if init_cfg.get('type') == 'Pretrained' and init_cfg.get('checkpoint'):
+            check_source(init_cfg['checkpoint'], cfg)
+    return None
+
+
+def _whole_model(cfg: Config) -> None:
+    """Load what the whole model's own init_cfg names as ``load_from`` is loaded.
+
+    MMEngine's initialiser knows one layout only and leaves random what it does not find.
+    """
+    model = cfg.get('model') or {}
+    init = model.get('init_cfg')
+    ours = 'EfficientNet' in str((model.get('backbone') or {}).get('type'))
+    if cfg.get('load_from') or not ours or not isinstance(init, dict):
+        return
+    if init.get('type') == 'Pretrained' and init.get('checkpoint') and not init.get('prefix'):
+        cfg.load_from = init['checkpoint']
+        model.init_cfg = None
+
+
+def _init_cfgs(node) -> Iterator[dict]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == 'init_cfg':
+                yield from value if isinstance(value, list) else [value] if value else []
+            else:
+                yield from _init_cfgs(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _init_cfgs(value)

@@ -1,0 +1,122 @@
+"""Reading files of weights, of any library, without ever running code from them.
+
+PyTorch loads weights only, which refuses the few harmless objects that MMEngine 0.10 keeps
+beside the weights. Importing this module lets exactly those through.
+"""
+import importlib
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from torch.serialization import add_safe_globals
+
+from mmeffnet.errors import InputError
+
+
+def _history_method(owner, name: str):
+    """Stands in for ``getattr``, which MMEngine's HistoryBuffer is pickled with.
+
+    Hands out the four statistics of HistoryBuffer and nothing else: the real one would
+    let a file reach any attribute of anything.
+    """
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'Unsupported global: getattr of {name} is not allowed')
+
+
+def _safe_globals() -> list:
+    """HistoryBuffer and the parts of a numeric numpy array, under both of numpy's names."""
+    core = np._core if hasattr(np, '_core') else np.core
+    parts = {'_reconstruct': core.multiarray._reconstruct, 'scalar': core.multiarray.scalar}
+    both_names = [(part, f'{package}.multiarray.{name}') for name, part in parts.items()
+                  for package in ('numpy.core', 'numpy._core')]
+    dtypes = {type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32')}
+    getattrs = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
+
+
+add_safe_globals(_safe_globals())
+
+
+def read_checkpoint(path, map_location='cpu'):
+    """Load a checkpoint file, weights only; tensors are mapped, not copied, where possible.
+
+    Raises InputError for a file that is missing, truncated, or holds pickled code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'checkpoint {str(path)!r} does not exist')
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True,
+                          mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if 'Unsupported global' in str(error) or 'Unsupported operand' in str(error) or \
+                'GLOBAL' in str(error):
+            raise InputError(
+                f'checkpoint {str(path)!r} holds pickled objects besides weights '
+                f'({_refused(error)}), and loading them could run code: save its state_dict '
+                'alone, where it comes from, and load that') from error
+        raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: '
+                         f'its first bytes are {path.open("rb").read(8)!r}') from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(
+            f'checkpoint {str(path)!r} ({path.stat().st_size:,} bytes) is truncated or damaged: '
+            'copy or download it again, or resume from an earlier one') from error
+
+
+def _refused(error: Exception) -> str:
+    """The name PyTorch refused, out of its long message."""
+    words = str(error).replace('`', ' ').split()
+    dotted = [word.strip('.,:') for word in words if word.count('.') and word[0].isalpha()]
+    global_at = [words[i + 1].strip('.,:') for i, word in enumerate(words[:-1])
+                 if word in ('GLOBAL', 'global')]
+    return (global_at + dotted + ['an unknown object'])[0]
+
+
+def need(module: str, extra: str):
+    """Import an optional library; InputError with the install command where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition('.')[0]:
+            raise
+        raise InputError(f'{module.partition(".")[0]} is not installed, and reading these '
+                         f'weights needs it: pip install "mmeffnet[{extra}]"') from error
+
+
+def is_tensorflow(path: Path) -> bool:
+    """Whether a path is a TensorFlow checkpoint: a prefix, one of its files or its folder."""
+    parts = re.search(r'\.(index|meta|data-\d{5}-of-\d{5})$', path.name)
+    folder = path.is_dir() and ((path / 'checkpoint').is_file() or any(path.glob('*.index')))
+    return bool(parts) or folder or path.with_name(path.name + '.index').is_file()
+
+
+def kind_of_file(path) -> str:
+    """'tensorflow', 'keras', 'safetensors' or 'torch', by content and not by name."""
+    path = Path(path)
+    if is_tensorflow(path):
+        return 'tensorflow'
+    if not path.is_file():
+        return 'torch'  # whose reader says what is wrong
+    with path.open('rb') as file:
+        start = file.read(9)
+    if start[:8] == b'\x89HDF\r\n\x1a\n':
+        return 'keras'
+    # Eight bytes of length, then a JSON object.
+    if start[8:] == b'{' and int.from_bytes(start[:8], 'little') < path.stat().st_size:
+        return 'safetensors'
+    return 'safetensors' if path.suffix == '.safetensors' else 'torch'
+
+
+def read_safetensors(path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file. Raises InputError for a damaged one."""
+    torch_format = need('safetensors.torch', 'timm')
+    try:
+        return torch_format.load_file(path)
+    except (OSError, need('safetensors', 'timm').SafetensorError) as error:
+        raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole '
+                         f'safetensors file ({error}): copy or download it again') from error

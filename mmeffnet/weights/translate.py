@@ -1,0 +1,211 @@
+"""From any library's keys to ours and back: the layout is recognised from the keys."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmeffnet.arch import Arch
+from mmeffnet.errors import InputError
+from mmeffnet.variants import VARIANTS, Norm
+from mmeffnet.weights.layouts import (
+    BACKBONE,
+    CLASSIFIER,
+    LAYOUTS,
+    OURS,
+    Layout,
+    module_names,
+    recognise,
+)
+
+if TYPE_CHECKING:
+    from mmeffnet.weights.catalog import Entry
+
+# Where trainers put weights, the averaged ones first: MMEngine writes its averaged weights
+# to 'state_dict' itself, timm and torchvision beside the raw ones.
+WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+
+# Counters change no output.
+COUNTERS = ('num_batches_tracked', 'n_averaged')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of one network, under our keys.
+
+    state: tensors; 'backbone.layers...' and, with a classifier, 'head.fc.weight' and '.bias'.
+    others: what lies beside the network under its own keys, such as a detector's neck.
+    layout: name of the layout they were found in. source: where they come from, for messages.
+    variant, arch: None where the shapes are of no published network.
+    norm: what the file itself says that its input has to be; None where it says nothing.
+    entry: the published set that this is, None where it is not known to be one.
+    """
+    state: dict[str, torch.Tensor]
+    layout: str
+    source: str
+    variant: str | None = None
+    arch: Arch | None = None
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    norm: Norm | None = None
+    entry: Entry | None = None
+
+    @property
+    def classes(self) -> int | None:
+        """Outputs of the classifier, None without one."""
+        weight = self.state.get(f'{CLASSIFIER}.weight')
+        return None if weight is None else len(weight)
+
+    @property
+    def padding(self) -> str | None:
+        """'same' or 'symmetric', None where neither keys nor catalog tell."""
+        if self.entry:
+            return self.entry.padding
+        # timm's tf_ and its own networks have equal keys; ours may be trained either way.
+        return {'torchvision': 'symmetric', 'lukemelas': 'same'}.get(self.layout)
+
+    @property
+    def eps(self) -> float | None:
+        """BatchNorm's epsilon, None where neither keys nor catalog tell."""
+        if self.entry:
+            return self.entry.eps
+        if self.layout == 'torchvision':
+            return 1e-3 if self.variant in ('b5', 'b6', 'b7') else 1e-5
+        return {'lukemelas': 1e-3}.get(self.layout)
+
+
+def weights_of(checkpoint) -> dict[str, torch.Tensor]:
+    """The state dict inside a checkpoint; averaged weights where there are both.
+
+    Raises InputError where there is none.
+    """
+    if isinstance(checkpoint, Mapping):
+        for wrapper in WRAPPERS:
+            if isinstance(checkpoint.get(wrapper), Mapping):
+                checkpoint = checkpoint[wrapper]
+                break
+        weights = {str(k).removeprefix('module.'): v for k, v in checkpoint.items()
+                   if isinstance(v, torch.Tensor)}
+        if weights:
+            return weights
+    raise InputError('the checkpoint holds no weights: neither itself nor one of its entries '
+                     f'{", ".join(map(repr, WRAPPERS))} is a dict of tensors')
+
+
+def find_networks(keys) -> list[tuple[Layout, str]]:
+    """The layout and the prefix ('', 'backbone.', ...) of each network among the keys."""
+    found = []
+    for layout in LAYOUTS.values():
+        stem = f'{layout.stem[0]}.weight'
+        prefixes = (key.removesuffix(stem) for key in keys if key.endswith(stem))
+        found += [(layout, prefix) for prefix in prefixes if not prefix or prefix[-1] == '.']
+    return found
+
+
+def translate(state: Mapping[str, torch.Tensor], source: str, *, prefix: str | None = None,
+              also: Arch | None = None, entry: Entry | None = None) -> Weights:
+    """A state dict of any layout, under our keys.
+
+    prefix: of the network among the keys, where there are several. also: an architecture to
+    look for besides the published ones.
+    Raises InputError where there is no network, several, or one of unknown shapes in a
+    layout that is not ours; and for keys beside or missing in the network.
+    """
+    layout, prefix = _only_network(state, source, prefix)
+    inside = {key.removeprefix(prefix): tensor for key, tensor in state.items()
+              if key.startswith(prefix)}
+    variant, arch = recognise({k: tuple(v.shape) for k, v in inside.items()}, layout, also)
+    weights = Weights(state={}, layout=layout.name, source=source, variant=variant, arch=arch,
+                      entry=entry)
+    if layout is OURS:
+        return _ours(weights, state, prefix)
+    if arch is None:
+        raise InputError(
+            f'{source!r} has the keys of {layout.writers} and the shapes of none of the '
+            f'networks {", ".join(VARIANTS)} (EfficientNetV2, CondConv and pruned networks '
+            'are others)')
+    return _foreign(weights, state, inside, prefix, layout)
+
+
+def _only_network(state, source: str, prefix: str | None) -> tuple[Layout, str]:
+    found = find_networks(state)
+    if prefix is not None:
+        prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+        # Of a foreign layout the whole file is the backbone's: its keys have no such prefix.
+        chosen = [(layout, p) for layout, p in found if p == prefix] or [
+            (layout, p) for layout, p in found if layout is not OURS and len(found) == 1]
+    else:
+        chosen = found
+    if len(chosen) == 1:
+        return chosen[0]
+    places = ', '.join(repr(p) for _, p in found)
+    if not found:
+        raise InputError(f'{source!r} holds no EfficientNet of a known layout '
+                         f'({", ".join(LAYOUTS)}): its keys are {few(list(state))}')
+    if prefix is not None:
+        raise InputError(f'{source!r} holds nothing with prefix={prefix!r}: its networks have '
+                         f'the prefixes {places}')
+    raise InputError(f'{source!r} holds several networks, with the prefixes {places}: choose '
+                     'one by prefix=')
+
+
+def _ours(weights: Weights, state, prefix: str) -> Weights:
+    """Our own keys: the network, and the classifier beside it in a whole model."""
+    root = prefix.removesuffix(BACKBONE)
+    found, others = {}, {}
+    for key, tensor in state.items():
+        inner = key.removeprefix(prefix)
+        if key.startswith(f'{prefix}layers.'):
+            found[f'{BACKBONE}{inner}'] = tensor
+        elif prefix.endswith(BACKBONE) and key.startswith(f'{root}{CLASSIFIER}.'):
+            found[key.removeprefix(root)] = tensor
+        elif not key.endswith(COUNTERS):
+            others[key] = tensor
+    return replace(weights, state=found, others=others)
+
+
+def _foreign(weights: Weights, state, inside, prefix: str, layout: Layout) -> Weights:
+    names = {theirs: f'{BACKBONE}{ours}' for ours, theirs
+             in module_names(weights.arch, layout).items()}
+    names[layout.classifier] = CLASSIFIER
+    found, unknown = {}, []
+    for key, tensor in inside.items():
+        module, _, name = key.rpartition('.')
+        if module in names:
+            found[f'{names[module]}.{name}'] = tensor
+        elif not key.endswith(COUNTERS):
+            unknown.append(f'{prefix}{key}')
+    if unknown:
+        raise InputError(f'{weights.source!r} is of variant {weights.variant!r} in the layout of '
+                         f'{layout.writers}, and {len(unknown)} of its tensors belong to no such '
+                         f'network: {few(unknown)}')
+    outside = {key: tensor for key, tensor in state.items()
+               if not key.startswith(prefix) and not key.endswith(COUNTERS)}
+    return replace(weights, state=found, others=outside)
+
+
+def to_layout(state: Mapping[str, torch.Tensor], arch: Arch, layout: str
+              ) -> dict[str, torch.Tensor]:
+    """Weights under our keys ('backbone.layers...', 'head.fc...'), under another library's.
+
+    layout: 'mmeffnet' (mmpretrain's own too), 'timm', 'torchvision' or 'lukemelas'.
+    Raises InputError where the layout has no such network.
+    """
+    table = LAYOUTS[layout]
+    if table is OURS:
+        return dict(state)
+    try:
+        names = {f'{BACKBONE}{ours}': theirs for ours, theirs
+                 in module_names(arch, table).items()}
+    except ValueError as error:
+        raise InputError(f'{error}: choose timm or mmpretrain') from error
+    names[CLASSIFIER] = table.classifier
+    split = ((*key.rpartition('.'), tensor) for key, tensor in state.items())
+    return {f'{names[module]}.{name}': tensor for module, _, name, tensor in split}
+
+
+def few(items: list[str], most: int = 3) -> str:
+    """The first of some keys, and how many more there are."""
+    more = len(items) - most
+    return ', '.join(items[:most]) + (f' and {more} more' if more > 0 else '')

