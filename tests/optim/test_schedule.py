@@ -1,0 +1,73 @@
+"""The staircase: at every step of the reference's 350 epochs, for any length of an epoch."""
+from decimal import Decimal
+
+import pytest
+import torch
+from mmengine.registry import PARAM_SCHEDULERS
+
+from mmeffnet.optim import StaircaseLR
+
+
+def scheduler(epoch_length, lr=0.128, **options):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr)
+    built = PARAM_SCHEDULERS.build(
+        dict(type='mmeffnet.StaircaseLR', convert_to_iter_based=True, **options),
+        default_args=dict(optimizer=optimizer, epoch_length=epoch_length))
+    assert type(built) is StaircaseLR
+    return optimizer, built
+
+
+def reference(step, epoch_length, lr):
+    """exponential_decay(staircase=True) and the warm-up of the reference TPU code, in decimals."""
+    if step < 5 * epoch_length:
+        return lr * step / (5 * epoch_length)
+    stairs = int(Decimal(step) / (Decimal('2.4') * epoch_length))
+    return lr * 0.97 ** stairs
+
+
+@pytest.mark.parametrize('epoch_length', [626, 5, 1])
+def test_every_step_of_350_epochs_is_that_of_the_reference(epoch_length):
+    optimizer, staircase = scheduler(epoch_length)
+    for step in range(350 * epoch_length):
+        expected = reference(step, epoch_length, 0.128)
+        assert optimizer.param_groups[0]['lr'] == pytest.approx(expected, rel=1e-12), step
+        optimizer._global_step += 1  # the optimizer's own step, without its cost
+        staircase.step()
+    # 350 / 2.4 = 145.8
+    assert optimizer.param_groups[0]['lr'] == pytest.approx(0.128 * 0.97 ** 145)
+
+
+@pytest.mark.parametrize('stopped', [3, 57, 240])
+def test_it_resumes_anywhere(stopped):
+    optimizer, staircase = scheduler(23)
+    values = []
+    for step in range(300):
+        if step == stopped:
+            state, rate = dict(staircase.state_dict()), optimizer.param_groups[0]['lr']
+        values.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        staircase.step()
+    optimizer, staircase = scheduler(23)
+    staircase.load_state_dict(state)
+    optimizer.param_groups[0]['lr'] = rate
+    resumed = []
+    for _ in range(stopped, 300):
+        resumed.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        staircase.step()
+    assert resumed == values[stopped:]
+
+
+def test_groups_keep_their_own_rates():
+    params = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([dict(params=params[:1], lr=1.), dict(params=params[1:], lr=0.1)])
+    StaircaseLR(optimizer, warmup=0, by_epoch=False)
+    assert [group['lr'] for group in optimizer.param_groups] == [1., 0.1]
+
+
+@pytest.mark.parametrize(('name', 'value', 'rule'), [
+    ('step', 0, 'above 0'), ('gamma', 1.5, 'above 0, at most 1'), ('warmup', -1, 'at least 0')])
+def test_a_wrong_argument_is_named(name, value, rule):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.)
+    with pytest.raises(ValueError, match=f'{name}={value!r} must be {rule}'):
+        StaircaseLR(optimizer, **{name: value})
