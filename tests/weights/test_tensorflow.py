@@ -1,0 +1,208 @@
+"""Checkpoints of the TPU code, written with TensorFlow under its variable names."""
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+from mmeffnet import VARIANTS
+from mmeffnet.errors import InputError
+from mmeffnet.weights import load_weights
+from mmeffnet.weights.layouts import conv_shapes
+from mmeffnet.weights.tensorflow import read_tensorflow
+
+pytestmark = pytest.mark.skipif(find_spec('tensorflow') is None,
+                                reason='needs mmeffnet[tensorflow]')
+
+SCOPES = dict(b0='efficientnet-b0', es='efficientnet-edgetpu-S', lite0='efficientnet-lite0')
+
+
+def variables(arch, classes):
+    """Variable of TensorFlow -> (key of ours, value in TensorFlow's order of axes).
+
+    Written out block by block as efficientnet_model.py creates them, and not by our tables.
+    """
+    generator = np.random.default_rng(0)
+    found, network = {}, VARIANTS[arch].arch
+
+    def conv(name, key, shape):
+        depthwise = 'depthwise' in name
+        value = generator.normal(size=shape).astype('float32')
+        order = (2, 3, 0, 1) if depthwise else (2, 3, 1, 0)
+        found[f'{name}/{"depthwise_kernel" if depthwise else "kernel"}'] = (
+            f'{key}.weight', value.transpose(order), value)
+
+    def norm(name, key, width):
+        for theirs, ours in dict(gamma='weight', beta='bias', moving_mean='running_mean',
+                                 moving_variance='running_var').items():
+            value = generator.normal(size=width).astype('float32')
+            found[f'{name}/{theirs}'] = f'{key}.{ours}', value, value
+
+    def bias(name, key, width):
+        value = generator.normal(size=width).astype('float32')
+        found[f'{name}/bias'] = f'{key}.bias', value, value
+
+    norms = 'tpu_batch_normalization' if arch != 'lite0' else 'batch_normalization'
+    shapes = conv_shapes(network)
+    conv('stem/conv2d', 'layers.0.conv', (network.stem, 3, 3, 3))
+    norm(f'stem/{norms}', 'layers.0.bn', network.stem)
+    count = 0
+    for group, blocks in enumerate(network.blocks(), start=1):
+        for place, block in enumerate(blocks):
+            name, key = f'blocks_{count}', f'layers.{group}.{place}'
+            if block.kind == 'fused':
+                order = ['conv1', 'conv2']
+            else:
+                order = ['expand_conv', 'depthwise_conv', 'linear_conv']
+                order = order[block.hidden == block.in_channels:]
+            convs = 0
+            for bns, layer in enumerate(order):
+                suffix = f'_{convs}' if convs else ''
+                theirs = 'depthwise_conv2d' if layer == 'depthwise_conv' else f'conv2d{suffix}'
+                convs += layer != 'depthwise_conv'
+                shape = shapes[f'{key}.{layer}.conv']
+                conv(f'{name}/{theirs}', f'{key}.{layer}.conv', shape)
+                norm(f'{name}/{norms}{f"_{bns}" if bns else ""}', f'{key}.{layer}.bn', shape[0])
+            if block.squeeze:
+                for number, theirs in ((1, 'se/conv2d'), (2, 'se/conv2d_1')):
+                    shape = shapes[f'{key}.se.conv{number}.conv']
+                    conv(f'{name}/{theirs}', f'{key}.se.conv{number}.conv', shape)
+                    bias(f'{name}/{theirs}', f'{key}.se.conv{number}.conv', shape[0])
+            count += 1
+    last = len(network.groups) + 1
+    conv('head/conv2d', f'layers.{last}.conv', shapes[f'layers.{last}.conv'])
+    norm(f'head/{norms}', f'layers.{last}.bn', network.head)
+    value = generator.normal(size=(classes, network.head)).astype('float32')
+    found['head/dense/kernel'] = 'head.fc.weight', value.T, value
+    bias('head/dense', 'head.fc', classes)
+    return {f'{SCOPES[arch]}/{name}': rest for name, rest in found.items()}
+
+
+def write(folder, values, prefix='model.ckpt'):
+    """Write arrays as TensorFlow does."""
+    import tensorflow as tf
+    tf.raw_ops.SaveV2(prefix=str(folder / prefix), tensor_names=list(values),
+                      shape_and_slices=[''] * len(values),
+                      tensors=[tf.constant(value) for value in values.values()])
+
+
+@pytest.fixture(scope='module', params=SCOPES)
+def checkpoint(request, tmp_path_factory):
+    """A folder with a checkpoint as the TPU code leaves it, and what has to come out."""
+    folder, arch = tmp_path_factory.mktemp('tpu'), request.param
+    wanted = variables(arch, 1001 if arch == 'es' else 1000)
+    raw = {name: theirs for name, (_, theirs, _) in wanted.items()}
+    write(folder, {
+        **{name: value + 1 for name, value in raw.items()},
+        **{f'{name}/ExponentialMovingAverage': value for name, value in raw.items()},
+        **{f'{name}/RMSProp': value for name, value in raw.items()},
+        **{f'{name}/RMSProp_1': value for name, value in raw.items()},
+        'global_step': np.int64(7)})
+    return folder, arch, {key: value for key, _, value in wanted.values()}
+
+
+def test_every_tensor_finds_its_place_and_the_average_is_chosen(checkpoint):
+    folder, arch, wanted = checkpoint
+    weights = load_weights(folder)
+    assert (weights.variant, weights.classes) == (arch, 1000)
+    assert len(weights.state) == len(wanted)
+    for key, value in wanted.items():
+        own = weights.state[key if key.startswith('head.') else f'backbone.{key}'].numpy()
+        if key.startswith('head.') and arch == 'es':
+            value = value[1:]  # the background class
+        assert np.array_equal(own, value), key
+
+
+def test_the_last_weights_come_when_they_are_asked_for(checkpoint):
+    folder, _, wanted = checkpoint
+    state = read_tensorflow(folder / 'model.ckpt', average=False)
+    np.testing.assert_array_equal(state['_conv_stem.weight'], wanted['layers.0.conv.weight'] + 1)
+
+
+@pytest.mark.parametrize('name', ['model.ckpt', 'model.ckpt.index',
+                                  'model.ckpt.data-00000-of-00001'])
+def test_any_of_its_names_will_do(name, checkpoint):
+    folder, arch, _ = checkpoint
+    assert load_weights(folder / name).variant == arch
+
+
+STEM = {'efficientnet-b0/stem/conv2d/kernel': np.zeros((3, 3, 3, 32), 'float32')}
+
+
+def test_a_checkpoint_without_averages_is_refused_unless_asked(tmp_path):
+    write(tmp_path, STEM)
+    with pytest.raises(InputError, match=r'no moving average of 1 of its 1 variables .*--raw'):
+        read_tensorflow(tmp_path)
+    assert list(read_tensorflow(tmp_path, average=False)) == ['_conv_stem.weight']
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('resnet/conv2d/kernel', 'holds no variables of an EfficientNet'),
+    ('efficientnet-b0/blocks_0/condconv2d/kernel', 'CondConv network'),
+    ('efficientnet-b0/blocks_0/other/kernel', '1 variables that no EfficientNet of ours has'),
+])
+def test_other_networks_are_refused(name, message, tmp_path):
+    write(tmp_path, {name: np.zeros(3, 'float32')})
+    with pytest.raises(InputError, match=message):
+        read_tensorflow(tmp_path, average=False)
+
+
+def test_a_torn_checkpoint_is_named(tmp_path):
+    write(tmp_path, STEM)
+    data = tmp_path / 'model.ckpt.data-00000-of-00001'
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(InputError, match='no whole TensorFlow checkpoint'):
+        read_tensorflow(tmp_path, average=False)
+
+
+def test_of_several_checkpoints_the_newest_is_taken_where_the_folder_says_so(tmp_path):
+    for step in (1, 2):
+        write(tmp_path, {name: value + step for name, value in STEM.items()}, f'model.ckpt-{step}')
+    with pytest.raises(InputError, match='holds 2 TensorFlow checkpoints'):
+        read_tensorflow(tmp_path, average=False)
+    (tmp_path / 'checkpoint').write_text('model_checkpoint_path: "/elsewhere/model.ckpt-1"\n')
+    state = read_tensorflow(tmp_path, average=False)
+    assert torch.equal(state['_conv_stem.weight'], torch.ones(32, 3, 3, 3))
+
+
+def test_the_first_layers_compute_what_tensorflow_does(checkpoint, tmp_path):
+    """Stem and first block by tf.nn with SAME padding, on an odd and an even side."""
+    folder, arch, _ = checkpoint
+    if arch != 'b0':
+        pytest.skip('one network is enough')
+    done = subprocess.run([sys.executable, '-c', f'''
+import numpy as np, tensorflow as tf
+reader = tf.train.load_checkpoint({str(folder / "model.ckpt")!r})
+def get(name):
+    return tf.cast(reader.get_tensor("efficientnet-b0/" + name + "/ExponentialMovingAverage"),
+                   tf.float64)
+def norm(x, name):
+    mean, var, gamma, beta = (get(name + "/" + k) for k in (
+        "moving_mean", "moving_variance", "gamma", "beta"))
+    return tf.nn.batch_normalization(x, mean, tf.abs(var), beta, gamma, 1e-3)
+x = tf.constant(np.random.default_rng(0).normal(size=(1, 33, 34, 3)))
+x = tf.nn.silu(norm(tf.nn.conv2d(x, get("stem/conv2d/kernel"), 2, "SAME"),
+                    "stem/tpu_batch_normalization"))
+b = "blocks_0/"
+x = tf.nn.depthwise_conv2d(x, get(b + "depthwise_conv2d/depthwise_kernel"), (1, 1, 1, 1), "SAME")
+x = tf.nn.silu(norm(x, b + "tpu_batch_normalization"))
+s = tf.reduce_mean(x, (1, 2), keepdims=True)
+s = tf.nn.silu(tf.nn.conv2d(s, get(b + "se/conv2d/kernel"), 1, "SAME") + get(b + "se/conv2d/bias"))
+s = tf.nn.conv2d(s, get(b + "se/conv2d_1/kernel"), 1, "SAME") + get(b + "se/conv2d_1/bias")
+x = tf.nn.conv2d(tf.sigmoid(s) * x, get(b + "conv2d/kernel"), 1, "SAME")
+x = norm(x, b + "tpu_batch_normalization_1")
+np.save("out.npy", x.numpy())
+'''], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    from mmeffnet import EfficientNet
+    network = EfficientNet('b0', out_indices=(1, )).double().eval()
+    state = {key.removeprefix('backbone.'): value.abs() if key.endswith('running_var') else value
+             for key, value in load_weights(folder).state.items() if 'head' not in key}
+    network.load_state_dict(state)
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 33, 34, 3)))
+    with torch.no_grad():
+        ours, = network(image.permute(0, 3, 1, 2))
+    expected = np.load(tmp_path / 'out.npy').transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
