@@ -20,6 +20,10 @@ _PUBLIC = {
     'config_path': 'mmeffnet.plugin',
     'EfficientNet': 'mmeffnet.models',
     'EfficientNetHead': 'mmeffnet.models',
+    'load_weights': 'mmeffnet.weights',
+    'predict': 'mmeffnet.inference.predictor',
+    'Predictor': 'mmeffnet.inference.predictor',
+    'explain': 'mmeffnet.inference.maps',
 }
 
 __all__ = ['__version__', *_PUBLIC]
@@ -31,6 +35,8 @@ if _missing:
                   f'Run: {INSTALL_COMMAND}', stacklevel=2)
 if 'mmengine' not in _missing:
     from mmeffnet import plugin  # noqa: F401  (registers scope and config names)
+    from mmeffnet.weights import hub
+    hub.register()
 
 
 def __getattr__(name):

@@ -18,6 +18,7 @@ from mmeffnet.variants import HALF_NORM, VARIANTS
 
 ROOT = MIM / 'configs'
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('[!_]*/*.py'))
+PRETRAINED = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('*/pretrained/*.py'))
 IMAGENET = [name for name in CONFIGS if name.endswith(('in1k.py', '475px.py'))]
 NAME = re.compile(r'efficientnet-(?P<arch>\w+)_8xb32(?P<norm>-01norm)?_in1k(-(?P<px>\d+)px)?\.py')
 FAMILIES = dict(b='efficientnet', l='efficientnet', e='efficientnet_edgetpu',
@@ -126,7 +127,9 @@ def metafile_models():
 
 
 def test_the_model_index_lists_every_config_once_with_its_cost():
-    models = {m['Config'].removeprefix('configs/'): m for m in metafile_models()}
+    # Beside them are the published sets of weights (tests/weights/test_settings.py).
+    models = {m['Config'].removeprefix('configs/'): m for m in metafile_models()
+              if 'Weights' not in m}
     assert sorted(models) == sorted(IMAGENET)
     costs = {}  # of the network just before where only the normalisation differs
     for name, entry in models.items():
@@ -137,6 +140,12 @@ def test_the_model_index_lists_every_config_once_with_its_cost():
         if '-01norm' not in name:
             costs[model.backbone.arch] = multiply_adds(model, pixels)
         assert entry['Metadata']['FLOPs'] == costs[model.backbone.arch], name
+
+
+@pytest.mark.parametrize('name', PRETRAINED)
+def test_a_config_for_one_set_of_weights_builds(name):
+    model = build(name)
+    assert model.head.num_classes == load(name).data_preprocessor.num_classes
 
 
 def test_mmengine_finds_configs_by_name():

@@ -1,0 +1,153 @@
+"""Which pictures are meant, and where results go: nothing is lost and nothing overwritten."""
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmeffnet.errors import InputError
+from mmeffnet.inference.images import SUFFIXES
+
+ANNOTATED = 'annotated'  # the folder of pictures, beside the tables of a run
+TABLES = ('predictions.csv', 'predictions.json', 'failed.csv')
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pictures to read, each with its place below the folder that was named.
+
+    left_alone: how many files of the folders have no suffix of a picture.
+    """
+    pictures: tuple[tuple[Path, Path], ...]
+    left_alone: int
+
+
+def collect(inputs: Sequence[str | Path], out: Path) -> Found:
+    """The files named, and the pictures below the folders named, each once.
+
+    Below a folder hidden files, files without a picture's suffix and the pictures that this
+    run or an earlier one has written are left alone. Raises InputError for a path that does
+    not exist, and where no picture is found.
+    """
+    found: dict[Path, Path] = {}  # the absolute path decides what is the same picture
+    pictures, left_alone = [], 0
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise InputError(f'{printable(given)}: there is no such file or folder')
+        if not given.is_dir():
+            candidates = [(given, Path(given.name))]
+        else:
+            below = list(_files_below(given, Path(out, ANNOTATED).resolve()))
+            candidates = [(path, path.relative_to(given)) for path in below
+                          if path.suffix.lower() in SUFFIXES]
+            left_alone += len(below) - len(candidates)
+        for path, place in candidates:
+            if found.setdefault(path.absolute(), place) is place:
+                pictures.append((path, place))
+    if not pictures:
+        raise InputError(f'no picture in {", ".join(map(printable, inputs))} (pictures end in '
+                         f'{", ".join(sorted(SUFFIXES))})')
+    return Found(tuple(pictures), left_alone)
+
+
+def _files_below(folder: Path, own: Path) -> Iterator[Path]:
+    """Files in order of their names, links followed, each folder entered once.
+
+    own: the folder that this run writes pictures to.
+    """
+    entered = {own}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith('.') and not (
+            name == ANNOTATED and TABLES[1] in files))
+        here = Path(root).resolve()
+        if here in entered:
+            folders.clear()
+            continue
+        entered.add(here)
+        yield from (Path(root, name) for name in sorted(files) if not name.startswith('.'))
+
+
+class Places:
+    """Gives each picture a file of its own below one folder."""
+
+    def __init__(self, out: Path, suffix: str):
+        self.out, self.suffix = out, suffix
+        self.taken: set[str] = set()
+
+    def place(self, below: Path) -> Path:
+        """Where the picture of ``below`` goes: 'a/cat.png' to 'OUT/a/cat.jpg', or cat-2.jpg."""
+        number = 1
+        while True:
+            ending = f'-{number}' if number > 1 else ''
+            path = self.out / below.parent / f'{below.stem}{ending}{self.suffix}'
+            # Some file systems do not tell capitals from small letters.
+            if str(path).casefold() not in self.taken:
+                self.taken.add(str(path).casefold())
+                return path
+            number += 1
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place once the block has ended well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Tables:
+    """predictions.csv, predictions.json and failed.csv of a run, in ``out``.
+
+    Rows are written as they come, to a file beside: a run that is killed leaves
+    '.predictions.csv.part'. The finished files appear together in ``close``.
+    """
+    COLUMNS = ('file', 'rank', 'index', 'name', 'probability')
+
+    def __init__(self, out: Path, **about):
+        self.out, self.about = out, about
+        self.images: list[dict] = []
+        self.failed: list[dict] = []
+        out.mkdir(parents=True, exist_ok=True)
+        self.part = out / '.predictions.csv.part'
+        self._file = self.part.open('w', newline='', encoding='utf-8')
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(self.COLUMNS)
+
+    def add(self, path: Path, predictions, picture: Path | None) -> None:
+        file = printable(path)
+        self.images.append(dict(file=file, picture=printable(picture) if picture else None,
+                                predictions=[asdict(p) for p in predictions]))
+        for rank, one in enumerate(predictions, start=1):
+            self._rows.writerow((file, rank, one.index, one.name, f'{one.probability:.6f}'))
+        self._file.flush()
+
+    def fail(self, path: Path, reason: str) -> None:
+        self.failed.append(dict(file=printable(path), reason=reason))
+
+    def close(self) -> list[Path]:
+        """Finish the files; gives their paths."""
+        self._file.close()
+        paths = [self.out / name for name in TABLES]
+        self.part.replace(paths[0])
+        with whole(paths[1]) as part:
+            part.write_text(json.dumps(
+                dict(**self.about, images=self.images, failed=self.failed), indent=1,
+                ensure_ascii=False), encoding='utf-8')
+        with whole(paths[2]) as part, part.open('w', newline='', encoding='utf-8') as file:
+            rows = csv.writer(file)
+            rows.writerows([('file', 'reason'), *(row.values() for row in self.failed)])
+        return paths
+
+
+def printable(path) -> str:
+    """A path as text that every file and terminal takes, odd bytes replaced."""
+    text = os.fsencode(path).decode('utf-8', 'replace')
+    return ''.join(c if c.isprintable() else '?' for c in text)

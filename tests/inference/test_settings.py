@@ -1,0 +1,135 @@
+"""What the network is given: timm's pixels, mmpretrain's pixels, and the config for either."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import Compose
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image
+from timm.data import create_transform
+
+from mmeffnet.errors import InputError
+from mmeffnet.inference.settings import Settings
+from mmeffnet.variants import HALF_NORM, IMAGENET_NORM
+
+SIZES = [(500, 375), (375, 501), (224, 224), (97, 333), (31, 30), (1, 1)]
+
+
+def photograph(width, height):
+    """Noise of two scales, so that every kind of resampling shows."""
+    draw = np.random.default_rng(width * 1000 + height)
+    coarse = Image.fromarray(draw.integers(0, 255, (5, 5, 3), dtype=np.uint8))
+    fine = draw.integers(0, 60, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(np.asarray(coarse.resize((width, height))) // 2 + fine)
+
+
+def weights(variant='b0', norm=None, **entry):
+    entry = {'norm': IMAGENET_NORM, 'interpolation': 'bicubic', 'crop': None, **entry}
+    return SimpleNamespace(variant=variant, norm=norm, entry=SimpleNamespace(**entry)
+                           if 'resolution' in entry else None)
+
+
+def run_pipeline(image, tmp_path, *transforms):
+    """The RGB pixels that an mmpretrain pipeline gives for a file."""
+    init_default_scope('mmpretrain')
+    image.save(tmp_path / 'a.png')
+    pipeline = Compose([TRANSFORMS.build(cfg) for cfg in transforms])
+    return pipeline(dict(img_path=str(tmp_path / 'a.png')))['img'][..., ::-1]
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize(('resolution', 'crop', 'interpolation'), [
+    (224, 0.875, 'bicubic'), (240, 0.882, 'bicubic'), (300, 0.904, 'bicubic'),
+    (224, 1.0, 'bilinear'), (64, 0.9, 'bilinear')])
+def test_pixels_are_those_of_timm_s_transform(size, resolution, crop, interpolation):
+    image = photograph(*size)
+    judge = create_transform(resolution, crop_pct=crop, interpolation=interpolation,
+                             normalize=False)
+    settings = Settings.of(weights(resolution=resolution, crop=crop,
+                                   interpolation=interpolation))
+    assert np.array_equal(settings.pixels(image), judge(image).permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize('norm', [IMAGENET_NORM, HALF_NORM])
+def test_tensors_are_normalised_as_by_timm(norm):
+    image = photograph(300, 280)
+    mean, std = ([value / 255 for value in values] for values in (norm.mean, norm.std))
+    judge = create_transform(224, crop_pct=0.875, interpolation='bicubic', mean=mean, std=std)
+    settings = Settings.of(weights(resolution=224, crop=0.875, norm=norm))
+    tensor = settings.tensor(image)
+    assert tensor.dtype == torch.float32
+    torch.testing.assert_close(tensor, judge(image), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_pixels_of_cv2_are_those_of_mmpretrain_s_configs(size, tmp_path):
+    image = photograph(*size)
+    expected = run_pipeline(image, tmp_path, dict(type='LoadImageFromFile'),
+                            dict(type='EfficientNetCenterCrop', crop_size=240))
+    settings = Settings.of(weights('lite1'), 'cv2')
+    assert np.array_equal(settings.pixels(image), expected)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_config_in_the_docs_equals_timm_s_transform(size, tmp_path):
+    image = photograph(*size)
+    pixels = run_pipeline(
+        image, tmp_path, dict(type='LoadImageFromFile'),
+        dict(type='ResizeEdge', scale=256, edge='short', backend='pillow',
+             interpolation='bicubic'), dict(type='CenterCrop', crop_size=224))
+    judge = create_transform(224, crop_pct=0.875, interpolation='bicubic', normalize=False)
+    assert np.array_equal(pixels, judge(image).permute(1, 2, 0).numpy())
+
+
+def test_the_pillow_backend_of_mmpretrain_s_crop_is_another_picture(tmp_path):
+    """It crops before it resizes: the reason for the other config in the docs."""
+    image = photograph(500, 375)
+    pixels = run_pipeline(image, tmp_path, dict(type='LoadImageFromFile'), dict(
+        type='EfficientNetCenterCrop', crop_size=224, backend='pillow'))
+    assert not np.array_equal(pixels, Settings.of(weights()).pixels(image))
+
+
+def test_an_entry_decides_over_the_variant():
+    settings = Settings.of(weights(resolution=288, crop=1.0, interpolation='bilinear',
+                                   norm=HALF_NORM))
+    assert (settings.resolution, settings.scale) == (288, 288)
+    assert (settings.interpolation, settings.norm) == ('bilinear', HALF_NORM)
+
+
+def test_a_file_that_states_its_normalisation_decides_over_all():
+    entry = weights(resolution=288)
+    entry.norm = HALF_NORM
+    assert Settings.of(entry).norm == HALF_NORM
+
+
+def test_without_an_entry_the_variant_s_own_numbers_hold():
+    settings = Settings.of(weights('lite1'))
+    assert (settings.resolution, settings.scale, settings.norm) == (240, 272, HALF_NORM)
+
+
+@pytest.mark.parametrize('size', [(1, 30000), (30000, 1), (7, 900)])
+def test_long_strips_take_little_memory_and_keep_their_middle(size):
+    strip = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    middle = [slice(max(0, n // 2 - min(size)), n // 2 + min(size) + 1) for n in reversed(size)]
+    strip[middle[0], middle[1]] = 255
+    assert Settings.of(weights()).pixels(Image.fromarray(strip)).min() == 255
+
+
+@pytest.mark.parametrize('size', [(400, 300), (300, 400), (64, 64)])
+def test_the_box_is_what_the_network_sees(size):
+    settings = Settings.of(weights())
+    left, top, right, bottom = box = settings.box(size)
+    assert right - left == bottom - top == min(size) * 224 / 256
+    image = Image.new('L', size)
+    image.paste(255, [round(n) for n in box])
+    pixels = settings.pixels(image.convert('RGB'))
+    assert pixels[3:-3, 3:-3].min() == 255
+    image.paste(0, [round(left) + 8, round(top) + 8, round(right) - 8, round(bottom) - 8])
+    assert settings.pixels(image.convert('RGB'))[4:-4, 3].min() > 200
+
+
+def test_an_unknown_resampler_is_refused():
+    with pytest.raises(InputError, match="resampler='lanczos' must be one of"):
+        Settings.of(weights(), 'lanczos')

@@ -1,0 +1,104 @@
+"""The catalog: what the libraries themselves publish, files that are not what they seem."""
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmeffnet.errors import InputError
+from mmeffnet.variants import HALF_NORM, IMAGENET_NORM, VARIANTS
+from mmeffnet.weights import CATALOG, find, get_entry, identify, verify
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHERS = ('mmpretrain', 'timm', 'torchvision', 'keras', 'tpu', 'lukemelas')
+
+
+def test_every_publisher_is_there_and_every_variant_has_weights():
+    assert {entry.name.split('_')[1].split('-')[0] for entry in CATALOG.values()} == set(
+        PUBLISHERS)
+    assert {entry.variant for entry in CATALOG.values()} == set(VARIANTS)
+    assert len(CATALOG) == 153
+
+
+@pytest.mark.parametrize('tool', ['make_catalog.py', 'make_metafiles.py'])
+def test_generated_files_are_those_of_the_installed_libraries(tool):
+    """Only in a checkout, and with the versions that the files were written from."""
+    if not (ROOT / 'tools' / tool).is_file():
+        pytest.skip('no checkout: the maintainers\' tools are not here')
+    import timm
+    if timm.__version__ != '1.0.31':
+        pytest.skip('another timm publishes other sets')
+    done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT / 'tools' / tool), '--check'],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mmpretrains_files_are_all_in_the_catalog():
+    import mmpretrain
+    import yaml
+    path = Path(mmpretrain.__file__).parent / '.mim/configs/efficientnet/metafile.yml'
+    models = yaml.safe_load(path.read_text())['Models']
+    assert {entry.address for entry in find(layout='mmeffnet')} == {m['Weights'] for m in models}
+    assert not {m['Name'].lower() for m in models} & set(CATALOG)
+
+
+@pytest.mark.parametrize(('name', 'expected'), [
+    # Numbers from the sources themselves, typed in by hand.
+    ('efficientnet-b0_tpu-aa_in1k', dict(top1=77.1, resolution=224, norm=IMAGENET_NORM)),
+    ('efficientnet-b8_tpu-advprop_in1k', dict(top1=85.5, resolution=672, norm=HALF_NORM)),
+    ('efficientnet-l2_tpu-noisystudent-475px_in1k', dict(top1=88.2, resolution=475)),
+    ('efficientnet-lite3_tpu-lite_in1k', dict(top1=79.8, resolution=280, norm=HALF_NORM)),
+    ('efficientnet-lite3_timm-tf_in1k', dict(top1=None, resolution=300)),
+    ('efficientnet-el_tpu-edgetpu_in1k', dict(top1=80.62, resolution=300)),
+    ('efficientnet-b0_mmpretrain-noisystudent_in1k', dict(top1=78.8)),
+    ('efficientnet-b1_torchvision-v2_in1k', dict(
+        top1=79.838, resolution=240, scale=255, padding='symmetric', eps=1e-5,
+        interpolation='bilinear')),
+    ('efficientnet-b5_torchvision-v1_in1k', dict(eps=1e-3, scale=456)),
+    ('efficientnet-b5_timm-sw_in12k', dict(classes=11821, scale=437)),
+    ('efficientnet-b0_timm-ra4-e3600-r224_in1k', dict(norm=HALF_NORM, scale=248)),
+    ('efficientnet-b3_timm-tf-aa_in1k', dict(scale=331, digest='sha256:84b4657e'))])
+def test_entries_say_what_their_source_says(name, expected):
+    entry = get_entry(name)
+    assert {field: getattr(entry, field) for field in expected} == expected
+    assert entry.channel_order == 'rgb'
+
+
+def test_a_misspelt_name_gives_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'efficientnet-b0_tpu-aa_in1k'"):
+        get_entry('efficientnet-b0_tpu-aaa_in1k')
+    with pytest.raises(ValueError, match="no field is called 'varient'; did you mean 'variant'"):
+        find(varient='b0')
+
+
+@pytest.mark.parametrize(('source', 'name'), [
+    ('timm://tf_efficientnet_b0.aa_in1k', 'efficientnet-b0_timm-tf-aa_in1k'),
+    ('downloads/tf_efficientnet_b0_aa-827b6e33.pth', 'efficientnet-b0_timm-tf-aa_in1k'),
+    ('mmeffnet://efficientnet-b0_keras_in1k', 'efficientnet-b0_keras_in1k'),
+    ('lite://lite2', 'efficientnet-lite2_lukemelas_in1k'),
+    ('https://download.pytorch.org/models/efficientnet_b1-c27df63c.pth',
+     'efficientnet-b1_torchvision-v2_in1k')])
+def test_a_set_is_known_by_source_address_and_file_name(source, name):
+    assert identify(source).name == name
+
+
+@pytest.mark.parametrize('source', ['model.safetensors', 'efficientnet-b0.tar.gz', 'b0.pth',
+                                    'https://elsewhere/tf_efficientnet_b0_aa-827b6e33.pth'])
+def test_names_that_say_nothing_identify_nothing(source):
+    assert identify(source) is None
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path):
+    path = tmp_path / 'weights-01234567.pth'
+    path.write_bytes(b'weights')
+    digest = hashlib.sha256(b'weights').hexdigest()
+    entry = replace(get_entry('efficientnet-b0_tpu-aa_in1k'), digest=f'sha256:{digest[:8]}')
+    verify(path, entry)
+    verify(path, replace(entry, digest='md5:' + hashlib.md5(b'weights').hexdigest()))
+    with pytest.raises(InputError, match=f'the sha256 {digest[:8]}, and {entry.name} 00000000: '
+                                         'download it again, or rename the file'):
+        verify(path, replace(entry, digest='sha256:00000000'))
+    with pytest.raises(InputError, match='has 7 bytes, and .* about 21,444,428: download'):
+        verify(path, replace(entry, size=21444428))
