@@ -127,7 +127,7 @@ def metafile_models():
 
 
 def test_the_model_index_lists_every_config_once_with_its_cost():
-    # Beside them are the published sets of weights (tests/weights/test_settings.py).
+    # Beside them are the published sets of weights (tests/weights/test_catalog_settings.py).
     models = {m['Config'].removeprefix('configs/'): m for m in metafile_models()
               if 'Weights' not in m}
     assert sorted(models) == sorted(IMAGENET)

@@ -11,7 +11,7 @@ from mmengine.runner import find_latest_checkpoint
 from mmeffnet.weights.catalog import CATALOG, get_entry, identify
 from mmeffnet.weights.files import kind_of_file
 from mmeffnet.weights.settings import apply, mismatch, norm_mismatch
-from mmeffnet.weights.sources import REGISTERED, SCHEMES, read_state
+from mmeffnet.weights.sources import REGISTERED, read_state
 
 
 def address(source) -> str:
@@ -20,7 +20,8 @@ def address(source) -> str:
     if any(re.match(prefix, source) for prefix in REGISTERED):
         return source
     if '://' in source:
-        foreign = source.partition('://')[0] in SCHEMES
+        # The address of a published file: it is compared with the published hash then.
+        foreign = identify(source) is not None
     else:
         foreign = by_name(source) or kind_of_file(source) != 'torch'
     return f'mmeffnet://{source}' if foreign else source

@@ -1,0 +1,74 @@
+"""Where a config takes weights from: settings that are set, warnings, addresses."""
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmeffnet.engine import pretrained
+from mmeffnet.errors import InputError
+from mmeffnet.models import EfficientNet
+from mmeffnet.weights import get_entry
+
+PUBLISHED = get_entry('efficientnet-b0_mmpretrain-base_in1k').address
+SET = 'efficientnet-b0_tpu-advprop_in1k'
+
+
+@pytest.fixture
+def config(configs):
+    return Config.fromfile(configs / 'efficientnet/efficientnet-b0_8xb32_in1k.py')
+
+
+def test_a_set_chosen_by_name_brings_its_settings(config, said):
+    config.load_from = SET
+    pretrained.for_testing(config)
+    assert config.load_from == f'mmeffnet://{SET}'
+    assert tuple(config.data_preprocessor.mean) == get_entry(SET).norm.mean
+    assert said == [f'{SET}: input, resolution and padding are set as published']
+
+
+@pytest.mark.parametrize('place', ['load_from', 'init_cfg'])
+def test_weights_that_do_not_suit_the_config_are_one_warning(place, config, said):
+    address = 'timm://tf_efficientnet_b0.ap_in1k'
+    if place == 'load_from':
+        config.load_from = address
+    else:
+        config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=address)
+    assert pretrained.for_training(config) is None
+    assert len(said) == 1
+    assert 'mean 127.5/127.5/127.5 where the config has 123.675/116.28/103.53' in said[0]
+    assert config.data_preprocessor.mean[0] == 123.675  # the user's choice stays
+
+
+def test_weights_that_suit_say_nothing(config, said):
+    config.load_from = 'timm://tf_efficientnet_b0.aa_in1k'
+    pretrained.for_training(config)
+    assert said == []
+
+
+def test_what_a_whole_model_is_initialised_with_becomes_load_from(config):
+    config.model.init_cfg = dict(type='Pretrained', checkpoint='timm://tf_efficientnet_b0.aa_in1k')
+    pretrained.for_training(config)
+    assert config.load_from == 'timm://tf_efficientnet_b0.aa_in1k'
+    assert config.model.init_cfg is None
+
+
+def test_a_missing_file_is_named_before_anything_is_built(config):
+    for key, value in (('load_from', 'gone.pth'), ('model', dict(backbone=dict(init_cfg=dict(
+            type='Pretrained', checkpoint='gone.pth'))))):
+        broken = Config(config.to_dict())
+        broken.merge_from_dict({key: value})
+        with pytest.raises(InputError, match="'gone.pth' does not exist"):
+            pretrained.for_training(broken)
+
+
+def test_addresses_are_those_that_mmengine_can_load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(EfficientNet('lite0').state_dict(), 'ours.pth')
+    (tmp_path / 'theirs.bin').write_bytes(b'\x89HDF\r\n\x1a\n')
+    assert {source: pretrained.address(source) for source in (
+        'ours.pth', 'theirs.bin', SET, 'timm://x', 'torchvision://efficientnet_b0',
+        'torchvision://resnet50', 'https://x/y.pth', 's3://x', PUBLISHED)} == {
+        'ours.pth': 'ours.pth', 'theirs.bin': 'mmeffnet://theirs.bin', SET: f'mmeffnet://{SET}',
+        'timm://x': 'timm://x', 'torchvision://efficientnet_b0': 'torchvision://efficientnet_b0',
+        # Not ours: another network may be behind them.
+        'torchvision://resnet50': 'torchvision://resnet50', 'https://x/y.pth': 'https://x/y.pth',
+        's3://x': 's3://x', PUBLISHED: f'mmeffnet://{PUBLISHED}'}
