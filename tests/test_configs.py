@@ -14,12 +14,13 @@ from mmpretrain.registry import TRANSFORMS as MMPRETRAIN_TRANSFORMS
 from peers import multiply_adds
 
 from mmeffnet.plugin import MIM
-from mmeffnet.variants import HALF_NORM, VARIANTS
+from mmeffnet.variants import DROP_PATH_RATE, HALF_NORM, VARIANTS
 
 ROOT = MIM / 'configs'
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('[!_]*/*.py'))
 PRETRAINED = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob('*/pretrained/*.py'))
-IMAGENET = [name for name in CONFIGS if name.endswith(('in1k.py', '475px.py'))]
+IMAGENET = [name for name in CONFIGS if '_8xb32' in name]
+PAPER = [name for name in CONFIGS if '-paper_' in name]
 NAME = re.compile(r'efficientnet-(?P<arch>\w+)_8xb32(?P<norm>-01norm)?_in1k(-(?P<px>\d+)px)?\.py')
 FAMILIES = dict(b='efficientnet', l='efficientnet', e='efficientnet_edgetpu',
                 lite='efficientnet_lite')
@@ -78,6 +79,29 @@ def test_file_name_network_crops_and_normalisation_agree_with_the_table(name):
     head = build(name).head
     assert head.fc.in_features == variant.arch.head
     assert head.dropout.p == variant.dropout
+
+
+def test_every_network_but_l2_has_the_papers_recipe():
+    found = {re.fullmatch(r'.*/efficientnet-(\w+)_8xb256-paper_in1k.py', n)[1] for n in PAPER}
+    assert found == set(VARIANTS) - {'l2'}  # which was trained on images that are not public
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_the_papers_recipe_is_in_its_configs(name):
+    cfg, arch = load(name), re.search(r'efficientnet-(\w+)_8xb256', name)[1]
+    variant = VARIANTS[arch]
+    assert cfg.model.backbone.arch == cfg.model.head.arch == arch
+    assert cfg.model.backbone.drop_path_rate == DROP_PATH_RATE
+    assert build(name).head.dropout.p == variant.dropout
+    assert cfg.model.head.loss.to_dict() == dict(type='LabelSmoothLoss', label_smooth_val=0.1)
+    pipeline = [t.type for t in cfg.train_dataloader.dataset.pipeline]
+    assert ('AutoAugment' in pipeline) == name.startswith('efficientnet/')
+    assert cfg.train_dataloader.dataset.pipeline[1].scale == variant.resolution
+    assert cfg.test_dataloader.dataset.pipeline[1].crop_size == variant.resolution
+    assert tuple(cfg.data_preprocessor.mean) == variant.norm.mean
+    batch = 8 * cfg.train_dataloader.batch_size
+    assert batch == cfg.auto_scale_lr.base_batch_size == 2048
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.016 * batch / 256)
 
 
 def test_crops_are_bicubic_and_of_the_efficientnet_kind():

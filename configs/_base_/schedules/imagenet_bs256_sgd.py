@@ -1,5 +1,5 @@
 # A placeholder: plain SGD, as in mmpretrain. It does not train EfficientNet to its published
-# accuracy; the paper's recipe is to come in configs of its own.
+# accuracy: that recipe is in the configs named `-paper`.
 optim_wrapper = dict(
     type='mmeffnet.AmpOptimWrapper',  # bfloat16 where the device computes it
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001))

@@ -1,0 +1,22 @@
+# The recipe of the reference TPU code. Not trained here.
+_base_ = ['../_base_/models/efficientnet.py', '../_base_/datasets/imagenet_bs32_01norm.py',
+          '../_base_/schedules/imagenet_bs2048_rmsprop.py', '../_base_/default_runtime.py']
+
+model = dict(
+    backbone=dict(arch='em', drop_path_rate=0.2),
+    head=dict(arch='em', loss=dict(
+        _delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1)))
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='EfficientNetRandomCrop', scale=240),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='EfficientNetCenterCrop', crop_size=240),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(batch_size=256, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=64, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
