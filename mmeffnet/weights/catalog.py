@@ -112,10 +112,13 @@ def _by_source() -> dict[str, Entry]:
 
 
 def identify(source) -> Entry | None:
-    """The set that a name, an address or a path is; a path by a file name with a hash in it."""
+    """The set that a name, an address or a path is.
+
+    A path, and an address on another host, by a file name with a hash in it.
+    """
     source = str(source).removeprefix('mmeffnet://')
     known = _by_source()
-    return known.get(source) or (None if '://' in source else known.get(Path(source).name))
+    return known.get(source) or known.get(Path(source).name)
 
 
 def verify(path, entry: Entry) -> None:

@@ -3,6 +3,7 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ def test_generated_files_are_those_of_the_installed_libraries(tool):
     import timm
     if timm.__version__ != '1.0.31':
         pytest.skip('another timm publishes other sets')
+    if 'mmpretrain' not in packages_distributions()['mmpretrain']:
+        pytest.skip('the fork of mmpretrain names its own host')
     done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT / 'tools' / tool), '--check'],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -40,7 +43,10 @@ def test_mmpretrains_files_are_all_in_the_catalog():
     import yaml
     path = Path(mmpretrain.__file__).parent / '.mim/configs/efficientnet/metafile.yml'
     models = yaml.safe_load(path.read_text())['Models']
-    assert {entry.address for entry in find(layout='mmeffnet')} == {m['Weights'] for m in models}
+    # The fork has the same files on another host.
+    assert {Path(entry.address).name for entry in find(layout='mmeffnet')} == {
+        Path(m['Weights']).name for m in models}
+    assert all(identify(m['Weights']).layout == 'mmeffnet' for m in models)
     assert not {m['Name'].lower() for m in models} & set(CATALOG)
 
 
@@ -77,6 +83,7 @@ def test_a_misspelt_name_gives_the_nearest():
     ('timm://tf_efficientnet_b0.aa_in1k', 'efficientnet-b0_timm-tf-aa_in1k'),
     ('downloads/tf_efficientnet_b0_aa-827b6e33.pth', 'efficientnet-b0_timm-tf-aa_in1k'),
     ('mmeffnet://efficientnet-b0_keras_in1k', 'efficientnet-b0_keras_in1k'),
+    ('https://mirror/tf_efficientnet_b0_aa-827b6e33.pth', 'efficientnet-b0_timm-tf-aa_in1k'),
     ('lite://lite2', 'efficientnet-lite2_lukemelas_in1k'),
     ('https://download.pytorch.org/models/efficientnet_b1-c27df63c.pth',
      'efficientnet-b1_torchvision-v2_in1k')])
@@ -85,7 +92,7 @@ def test_a_set_is_known_by_source_address_and_file_name(source, name):
 
 
 @pytest.mark.parametrize('source', ['model.safetensors', 'efficientnet-b0.tar.gz', 'b0.pth',
-                                    'https://elsewhere/tf_efficientnet_b0_aa-827b6e33.pth'])
+                                    'https://elsewhere/b0.pth'])
 def test_names_that_say_nothing_identify_nothing(source):
     assert identify(source) is None
 
