@@ -7,9 +7,10 @@ from mmengine.hooks import Hook
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.registry import HOOKS
 from mmeffnet.weights import Weights, identify, load_weights
+from mmeffnet.weights.files import statements
 from mmeffnet.weights.fit import CLASSIFIER_KEYS, fit, warn_of_numerics
 from mmeffnet.weights.layouts import BACKBONE, OURS
-from mmeffnet.weights.sources import read_state
+from mmeffnet.weights.sources import read_state, with_statements
 from mmeffnet.weights.translate import COUNTERS, few, find_networks, translate, weights_of
 
 
@@ -93,8 +94,9 @@ class AnyWeightsHook(Hook):
         state = weights_of(checkpoint)
         mine = [prefix for layout, prefix in find_networks(state)
                 if layout is OURS and prefix == found[0]]
-        weights = translate(state, source, prefix=mine[0] if mine else None,
-                            also=found[1].arch, entry=identify(source))
+        weights = with_statements(
+            translate(state, source, prefix=mine[0] if mine else None, also=found[1].arch,
+                      entry=identify(source)), statements(checkpoint))
         fitted = fit_model(weights, model, new_classes=True)
         own = model.state_dict()
         checkpoint.clear()

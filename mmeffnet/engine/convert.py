@@ -1,5 +1,6 @@
 """Weights of any library as a clean file of ours, and ours as one of another library."""
 import hashlib
+import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -74,7 +75,7 @@ def write(state: dict[str, torch.Tensor], target: Path, meta: dict | None) -> Pa
     try:
         if target.suffix == '.safetensors':
             need('safetensors.torch', 'timm').save_file(
-                state, temporary, {k: str(v) for k, v in (meta or {}).items()})
+                state, temporary, {k: json.dumps(v) for k, v in (meta or {}).items()})
         else:
             torch.save(state if meta is None else dict(state_dict=state, meta=meta), temporary)
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
@@ -101,14 +102,14 @@ def _target(target: str, source: str) -> Path:
 
 
 def _meta(weights: Weights, args: Namespace) -> dict:
-    """What a reader of the file may want to know, in plain types."""
-    meta = dict(mmeffnet_version=__version__, source=Path(args.source).name,
-                layout=weights.layout, variant=weights.variant, classes=weights.classes)
+    """What a reader of the file has to know, in plain types; ``load_weights`` reads it again."""
+    meta = dict(mmeffnet_weights=__version__, source=Path(args.source).name,
+                layout=weights.layout, variant=weights.variant, classes=weights.classes,
+                published=weights.entry.name if weights.entry else None,
+                padding=weights.padding, eps=weights.eps)
     if weights.norm:
         meta |= dict(mean=list(weights.norm.mean), std=list(weights.norm.std))
-    if weights.padding:
-        meta |= dict(padding=weights.padding)
-    return meta
+    return {key: value for key, value in meta.items() if value is not None}
 
 
 def _check(args: Namespace, path: Path) -> None:

@@ -34,10 +34,10 @@ def by_name(source) -> bool:
 
 def check_source(source, cfg: Config) -> None:
     """Read a local file, to be sure of it, and warn once where the config does not suit it."""
-    norm = None
+    entry, norm = identify(source), None
     if not by_name(source) and '://' not in str(source):
-        _, norm = read_state(source)
-    entry = identify(source)
+        _, stated = read_state(source)
+        entry, norm = entry or CATALOG.get(stated.get('published')), stated.get('norm')
     problem = mismatch(entry, cfg) if entry else None
     if norm and not entry:
         problem = norm_mismatch(norm, str(source), cfg)

@@ -4,9 +4,11 @@ PyTorch loads weights only, which refuses the few harmless objects that MMEngine
 beside the weights. Importing this module lets exactly those through.
 """
 import importlib
+import json
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 from torch.serialization import add_safe_globals
 
 from mmeffnet.errors import InputError
+from mmeffnet.variants import Norm
 
 
 def _history_method(owner, name: str):
@@ -112,11 +115,38 @@ def kind_of_file(path) -> str:
     return 'safetensors' if path.suffix == '.safetensors' else 'torch'
 
 
-def read_safetensors(path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file. Raises InputError for a damaged one."""
-    torch_format = need('safetensors.torch', 'timm')
+def read_safetensors(path) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors of a .safetensors file, and what it states (see ``statements``).
+
+    Raises InputError for a damaged one.
+    """
+    library = need('safetensors', 'timm')
     try:
-        return torch_format.load_file(path)
-    except (OSError, need('safetensors', 'timm').SafetensorError) as error:
+        with library.safe_open(path, framework='pt') as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            meta = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
+    except (OSError, library.SafetensorError) as error:
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole '
                          f'safetensors file ({error}): copy or download it again') from error
+    return tensors, statements(dict(meta=meta))
+
+
+def _parsed(value: str):
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def statements(checkpoint) -> dict:
+    """What a file of tools/convert.py says of itself; empty for the files of others.
+
+    'norm' (:class:`Norm`), 'padding', 'eps' and 'published', the name of a set, where known.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    if not isinstance(meta, Mapping) or 'mmeffnet_weights' not in meta:
+        return {}
+    found = {key: meta[key] for key in ('padding', 'eps', 'published') if meta.get(key)}
+    if meta.get('mean') and meta.get('std'):
+        found['norm'] = Norm(mean=tuple(meta['mean']), std=tuple(meta['std']))
+    return found

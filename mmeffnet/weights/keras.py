@@ -3,25 +3,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, one_line
 from mmeffnet.variants import IMAGENET_NORM, Norm
 from mmeffnet.weights.files import need
+from mmeffnet.weights.layouts import LUKEMELAS, recognise
+from mmeffnet.weights.translate import few
 
-# The layers of keras.applications' EfficientNets, without the block they are in.
-IN_BLOCK = {'expand_conv': '_expand_conv', 'expand_bn': '_bn0', 'dwconv': '_depthwise_conv',
-            'bn': '_bn1', 'se_reduce': '_se_reduce', 'se_expand': '_se_expand',
-            'project_conv': '_project_conv', 'project_bn': '_bn2'}
-OUTSIDE = {'stem_conv': '_conv_stem', 'stem_bn': '_bn0', 'top_conv': '_conv_head',
-           'top_bn': '_bn1', 'predictions': '_fc'}
+Layers = dict[str, dict[str, np.ndarray]]  # layer -> variable -> values
+
+# The layers of keras.applications' EfficientNets, without the block they are in, in the order
+# in which they run.
+MBCONV = {'expand_conv': '_expand_conv', 'expand_bn': '_bn0', 'dwconv': '_depthwise_conv',
+          'bn': '_bn1', 'se_reduce': '_se_reduce', 'se_expand': '_se_expand',
+          'project_conv': '_project_conv', 'project_bn': '_bn2'}
+PLAIN = {layer: name for layer, name in MBCONV.items() if not layer.startswith('expand')}
+TRUNK = {'stem_conv': '_conv_stem', 'stem_bn': '_bn0', 'top_conv': '_conv_head',
+         'top_bn': '_bn1'}
+TOP = {'predictions': '_fc'}
 VARIABLES = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean',
-             'moving_variance': 'running_var', 'kernel': 'weight', 'depthwise_kernel': 'weight',
-             'bias': 'bias'}
+             'moving_variance': 'running_var', 'kernel': 'weight', 'bias': 'bias'}
+WAY_OUT = 'save the whole network by model.save("....h5") and give that file'
 
 
 def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
@@ -31,91 +38,125 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
     ``model.save`` and of ``save_weights``, of Keras 2 and 3.
     The network has its normalisation inside: x / 255, then the layer's mean and variance. The
     published files keep *standard deviations* in place of the variances, and the network that
-    loads them divides once more by their root (tensorflow#49930), which comes to the usual
-    ImageNet numbers. So: those, written either way, are ImageNet's; mean 0 and variance 1 is
-    x / 255; other numbers need the architecture, which only ``model.save`` writes.
-    Raises InputError for a damaged file, for layers that are not EfficientNet's, and for a
-    normalisation that cannot be told.
+    loads them divides once more by their root (tensorflow#49930 and #48412), which comes to
+    the usual ImageNet numbers. So: those, written either way, are ImageNet's; mean 0 and
+    variance 1 is x / 255; other numbers need the architecture, which only ``model.save``
+    writes. None where the file has no such layer.
+    Raises InputError for a damaged file, for layers beside or missing in an EfficientNet, and
+    for a normalisation that cannot be told.
     """
     h5py = need('h5py', 'keras')
+    if not Path(path).is_file():
+        raise InputError(f'{str(path)!r} does not exist: give the path of a Keras .h5 file')
     try:
         with h5py.File(path) as file:
             root = file.get('model_weights', file)
-            layers = _numbered(root['layers']) if 'layers' in root else _named(root)
+            layers = _numbered(root['layers'], path) if 'layers' in root else _named(root)
             config = file.attrs.get('model_config')
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:  # h5py has all three for torn files
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole HDF5 '
-                         f'file: copy or download it again') from error
-    norm = _normalisation(layers.pop('normalization', None), config, path)
-    state = {}
-    for layer, variables in _in_order(layers, path):
-        for name, value in variables.items():
-            state[f'{layer}.{VARIABLES[name]}'] = _as_torch(layer, name, value)
-    return state, norm
+                         f'file ({one_line(error)[:120]}): copy or download it again') from error
+    norm_layer = layers.pop('normalization', None)
+    names = _names(layers, path)
+    state = {f'{names[layer]}.{VARIABLES[variable]}': _as_torch(layer, value)
+             for layer, variables in layers.items() for variable, value in variables.items()}
+    refuse(path, absent_blocks(state), ())
+    return state, None if norm_layer is None else _normalisation(norm_layer, config, path)
 
 
-def _as_torch(layer: str, name: str, value: np.ndarray) -> torch.Tensor:
-    if layer.endswith('depthwise_conv'):
-        value = value.transpose(2, 3, 0, 1)  # k, k, channels, 1
-    elif value.ndim == 4:
-        value = value.transpose(3, 2, 0, 1)
+def refuse(path, lacking: Iterable[str], beside: Iterable[str]) -> None:
+    """Raise InputError where a file lacks variables of its network or has others beside them."""
+    parts = [f'{verb} {len(names)} variables {which} ({few(sorted(names))})'
+             for verb, which, names in (('has', 'of no EfficientNet', set(beside)),
+                                        ('lacks', 'that its network needs', set(lacking)))
+             if names]
+    if parts:
+        raise InputError(f'{str(path)!r} {" and ".join(parts)}: give the whole checkpoint of an '
+                         'EfficientNet, and of nothing else')
+
+
+def absent_blocks(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The last blocks of a published network that a state dict ends before."""
+    _, arch = recognise({key: tuple(value.shape) for key, value in state.items()}, LUKEMELAS)
+    count = sum(stage.repeats for stage in arch.stages) if arch else 0
+    found = {key.split('.')[1] for key in state if key.startswith('_blocks.')}
+    return [f'block {number} (from 0)' for number in range(count) if str(number) not in found]
+
+
+def nearest_kind(present: set[str], kinds: Iterable[Mapping[str, str]], variables_of
+                 ) -> tuple[Mapping[str, str], set[str]]:
+    """The kind of block with most of the variables and fewest others, and its variables.
+
+    present: 'layer/variable' in the file. kinds: layer -> efficientnet_pytorch's name.
+    """
+    choices = [(kind, {f'{layer}/{variable}' for layer in kind
+                       for variable in variables_of(layer)}) for kind in kinds]
+    return min(choices, key=lambda choice: len(choice[1] ^ present))
+
+
+def _as_torch(layer: str, value: np.ndarray) -> torch.Tensor:
+    if value.ndim == 4:  # (k, k, in, out), and (k, k, channels, 1) where depthwise
+        value = value.transpose((2, 3, 0, 1) if layer.endswith('dwconv') else (3, 2, 0, 1))
     elif value.ndim == 2:
         value = value.T
     return torch.from_numpy(np.ascontiguousarray(value))
 
 
-def _named(root) -> dict[str, dict[str, np.ndarray]]:
-    """Layer -> variable -> values, of files in which the layers have their own names."""
-    layers: dict[str, dict[str, np.ndarray]] = {}
+def _named(root) -> Layers:
+    """The layers of files in which they have their own names."""
+    layers: Layers = {}
 
     def visit(name, item):
-        if hasattr(item, 'shape'):
+        if hasattr(item, 'shape') and '/' in name:
             layer, *_, variable = name.split('/')
-            layers.setdefault(layer, {})[variable.partition(':')[0]] = item[()]
+            variable = variable.partition(':')[0].replace('depthwise_kernel', 'kernel')
+            layers.setdefault(re.sub(r'^normalization_\d+$', 'normalization', layer), {})[
+                variable] = item[()]
     root.visititems(visit)
-    return {re.sub(r'^normalization_\d+$', 'normalization', layer): variables
-            for layer, variables in layers.items() if variables}
+    return layers
 
 
 # The kinds of layers that ``save_weights`` of Keras 3 numbers, and the order of their variables.
 KINDS = {'conv2d': ('kernel', 'bias'), 'depthwise_conv2d': ('kernel', ),
          'batch_normalization': ('gamma', 'beta', 'moving_mean', 'moving_variance'),
          'dense': ('kernel', 'bias'), 'normalization': ('mean', 'variance', 'count')}
+NUMBER = re.compile(r'_(\d+)$')
 
 
-def _numbered(root) -> dict[str, dict[str, np.ndarray]]:
+def _numbered(root, path) -> Layers:
     """The same for files that number the layers of each kind in the order of the network.
 
     A convolution with a bias belongs to squeeze-and-excitation: so the convolutions of a
-    block are told apart, and the blocks by their depthwise convolution.
+    block are told apart, and the blocks by their depthwise convolution. Every layer has to
+    find its place, and every BatchNorm has to be as wide as the convolution before it.
     """
     found: dict[str, list] = {kind: [] for kind in KINDS}
-    for name in sorted(root, key=lambda name: int((re.search(r'_(\d+)$', name) or [0, 0])[1])):
-        kind, group = re.sub(r'_\d+$', '', name), root[name].get('vars')
-        if group is None or not len(group):
-            continue
-        if kind not in found:
-            raise InputError(f'{root.file.filename!r}: layer {name!r} is none of an EfficientNet '
-                             'of keras.applications')
-        values = [group[key][()] for key in sorted(group, key=int)]
-        found[kind].append(dict(zip(KINDS[kind], values)))
+    beside = []
+    for name in sorted(root, key=lambda name: int((NUMBER.search(name) or (0, 0))[1])):
+        kind, group = NUMBER.sub('', name), root[name].get('vars', {})
+        if len(group) > len(KINDS.get(kind, ())):
+            beside.append(name)
+        elif len(group):
+            values = [group[key][()] for key in sorted(group, key=int)]
+            found[kind].append(dict(zip(KINDS[kind], values)))
+    refuse(path, (), beside)
     try:
         layers = _sorted_out({kind: iter(items) for kind, items in found.items()},
                              len(found['depthwise_conv2d']))
     except StopIteration:
         layers = {}
-    if not layers or sum(map(len, found.values())) != len(layers):
-        raise InputError(f'{root.file.filename!r} does not have the layers of an EfficientNet of '
-                         'keras.applications, and its numbered layers cannot be told apart: save '
-                         'the network by model.save("....h5")')
+    if sum(map(len, found.values())) != len(layers) or not _widths_agree(layers):
+        raise InputError(f'{str(path)!r} does not have the layers of an EfficientNet of '
+                         'keras.applications, and its numbered layers cannot be told apart: '
+                         + WAY_OUT)
     return layers
 
 
-def _sorted_out(kinds: dict[str, Iterator], blocks: int) -> dict[str, dict]:
+def _sorted_out(kinds: dict[str, Iterator], blocks: int) -> Layers:
     """The layers under names as in the other files; StopIteration where there are too few."""
     convs, norms = kinds['conv2d'], kinds['batch_normalization']
     layers = {'stem_conv': next(convs), 'stem_bn': next(norms)}
-    for number in range(blocks):
+    for number in range(1, blocks + 1):
         block, conv = f'block{number}_', next(convs)
         if 'bias' not in conv:
             layers[f'{block}expand_conv'] = conv
@@ -135,60 +176,103 @@ def _sorted_out(kinds: dict[str, Iterator], blocks: int) -> dict[str, dict]:
     return layers
 
 
-def _in_order(layers: dict, path) -> Iterator[tuple[str, dict]]:
-    """Each layer under efficientnet_pytorch's name; blocks are counted through."""
+def _widths_agree(layers: Layers) -> bool:
+    """Whether each BatchNorm has as many channels as the convolution it follows."""
+    for name, norm in layers.items():
+        if name.endswith('bn'):
+            conv = f'{name[:-2]}conv' if f'{name[:-2]}conv' in layers else f'{name[:-2]}dwconv'
+            kernel = layers[conv]['kernel']
+            width = kernel.shape[2] if conv.endswith('dwconv') else kernel.shape[-1]
+            if any(value.shape != (width, ) for value in norm.values()):
+                return False
+    return bool(layers)
+
+
+def _variables_of(layer: str) -> tuple[str, ...]:
+    kind = 'batch_normalization' if layer.endswith('bn') else 'conv2d'
+    return KINDS[kind] if kind != 'conv2d' or layer.startswith(('se_', 'pred')) else ('kernel', )
+
+
+def _names(layers: Layers, path) -> dict[str, str]:
+    """efficientnet_pytorch's name of each layer, which has its blocks counted through.
+
+    Raises InputError where the layers are not exactly those of an EfficientNet.
+    """
     in_block = re.compile(r'block(\d+)([a-z]?)_(\w+)')
-    found = {name: in_block.fullmatch(name) for name in layers}
-    blocks = sorted({(int(match[1]), match[2]) for match in found.values() if match})
-    unknown = []
-    for name, variables in layers.items():
-        match = found[name]
-        if match:
-            number, letter, rest = match.groups()
-            inner = IN_BLOCK.get(rest)
-            layer = inner and f'_blocks.{blocks.index((int(number), letter))}.{inner}'
-        else:
-            layer = OUTSIDE.get(name)
-        if layer is None or not variables.keys() <= VARIABLES.keys():
-            unknown.append(name)
-        else:
-            yield layer, variables
-    if unknown:
-        raise InputError(f'{str(path)!r}: {len(unknown)} layers are none of an EfficientNet of '
-                         f'keras.applications: {", ".join(unknown[:3])}')
+    places: dict[tuple[int, str], set[str]] = {}
+    outside = set()
+    for layer, variables in layers.items():
+        match = in_block.fullmatch(layer)
+        present = outside if match is None else places.setdefault((int(match[1]), match[2]), set())
+        present |= {f'{match[3] if match else layer}/{variable}' for variable in variables}
+    chosen, expected = nearest_kind(outside, (TRUNK, TRUNK | TOP), _variables_of)
+    names, lacking, beside = dict(chosen), expected - outside, outside - expected
+    if not places:
+        lacking.add('block1a_dwconv/kernel')
+    for count, place in enumerate(_without_gaps(places)):
+        present, prefix = places.get(place, set()), 'block{}{}_'.format(*place)
+        chosen, expected = nearest_kind(present, (PLAIN, MBCONV), _variables_of)
+        names |= {f'{prefix}{layer}': f'_blocks.{count}.{name}' for layer, name in chosen.items()}
+        lacking |= {f'{prefix}{variable}' for variable in expected - present}
+        beside |= {f'{prefix}{variable}' for variable in present - expected}
+    refuse(path, lacking, beside)
+    return names
 
 
-def _normalisation(layer: dict | None, config, path) -> Norm | None:
-    if layer is None:
-        return None  # saved layer by layer, without the first ones
+def _without_gaps(places: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    """All blocks up to the last of each stage: 1a, 2a, 2b, ...; or 1, 2, ... where numbered."""
+    last = dict(sorted(places))  # the last letter wins
+    return [(number, chr(letter) if letter else '')
+            for number in range(1, max(last, default=0) + 1)
+            for letter in (range(ord('a'), ord(last.get(number) or 'a') + 1)
+                           if last.get(number) != '' else (0, ))]
+
+
+# The last digit of float32 and of the rounded numbers that are published.
+CLOSE = 1e-4
+
+
+def _normalisation(layer: dict[str, np.ndarray], config, path) -> Norm:
+    refuse(path, {f'normalization/{name}' for name in ('mean', 'variance') if name not in layer},
+           ())
     mean, variance = (np.asarray(layer[key], float).reshape(-1) for key in ('mean', 'variance'))
     if config is not None:
-        return _from_architecture(mean, variance, json.loads(config), path)
-    known = np.array(IMAGENET_NORM.mean) / 255, np.array(IMAGENET_NORM.std) / 255
-    if np.allclose(mean, known[0], atol=1e-4):
-        for stored in (known[1], known[1] ** 2):
-            if np.allclose(variance, stored, atol=1e-4):
-                return IMAGENET_NORM
-    if np.allclose(mean, 0) and np.allclose(variance, 1):
-        return Norm(mean=(0., 0., 0.), std=(255., 255., 255.))
+        return _from_architecture(mean, variance, config, path)
+    known, std = np.array(IMAGENET_NORM.mean) / 255, np.array(IMAGENET_NORM.std) / 255
+    if any(_close(mean, known) and _close(variance, stored) for stored in (std, std ** 2)):
+        return IMAGENET_NORM
+    if _close(mean, np.zeros(len(mean))) and _close(variance, np.ones(len(mean))):
+        return Norm(mean=(0., ) * len(mean), std=(255., ) * len(mean))
     raise InputError(
         f'{str(path)!r} normalises by mean {mean.round(4).tolist()} and variance '
         f'{variance.round(4).tolist()}, and whether the network rescales after that is not in '
-        'the file: save the whole network by model.save("....h5")')
+        f'the file: {WAY_OUT}')
 
 
-def _from_architecture(mean, variance, config: dict, path) -> Norm:
+def _close(values: np.ndarray, known: np.ndarray) -> bool:
+    return values.shape == known.shape and np.allclose(values, known, rtol=0, atol=CLOSE)
+
+
+def _from_architecture(mean, variance, config, path) -> Norm:
     """What the layers before the stem do, by the network's own description."""
-    scale, after, seen = np.ones(3), np.ones(3), False
-    for layer in config['config']['layers']:
-        kind, settings = layer['class_name'], layer['config']
-        if kind == 'Normalization':
-            seen = True
-        elif kind == 'Rescaling':
-            if np.any(np.asarray(settings.get('offset', 0.), float) != 0):
-                raise InputError(f'{str(path)!r}: layer {settings["name"]!r} shifts its input, '
-                                 'which no network of keras.applications does')
-            factor = np.asarray(settings['scale'], float)
-            scale, after = (scale, after * factor) if seen else (scale * factor, after)
-    std = np.sqrt(variance) / (scale * after)
-    return Norm(mean=tuple((mean / scale).round(6).tolist()), std=tuple(std.round(6).tolist()))
+    before = after = np.ones(len(mean))
+    seen = False
+    try:
+        for layer in json.loads(config)['config']['layers']:
+            kind, settings = layer['class_name'], layer['config']
+            seen = seen or kind == 'Normalization'
+            if kind == 'Rescaling':
+                if np.any(np.asarray(settings.get('offset', 0.), float) != 0):
+                    raise InputError(f'{str(path)!r}: layer {settings["name"]!r} shifts its '
+                                     'input, which no network of keras.applications does: '
+                                     'use one of those')
+                factor = np.asarray(settings['scale'], float)
+                before, after = (before, after * factor) if seen else (before * factor, after)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{str(path)!r} describes its network otherwise than Keras 2 and 3 do '
+                         f'({one_line(error)}): {WAY_OUT}') from error
+    mean, std = mean / before, np.sqrt(variance) / (before * after)
+    if _close(mean / 255, np.array(IMAGENET_NORM.mean) / 255) and _close(
+            std / 255, np.array(IMAGENET_NORM.std) / 255):
+        return IMAGENET_NORM
+    return Norm(mean=tuple(mean.round(6).tolist()), std=tuple(std.round(6).tolist()))

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,8 @@ from mmengine.runner import CheckpointLoader
 
 from mmeffnet.arch import Arch, nearest
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.variants import Norm
 from mmeffnet.weights.catalog import CATALOG, get_entry, identify, verify
-from mmeffnet.weights.files import kind_of_file, need, read_checkpoint, read_safetensors
+from mmeffnet.weights.files import kind_of_file, need, read_checkpoint, read_safetensors, statements
 from mmeffnet.weights.translate import Weights, translate, weights_of
 
 WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -51,28 +50,39 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
         raise InputError(f'checkpoint {source!r} does not exist, and no set of the catalog is '
                          f'called so{nearest(source, CATALOG)}')
     if isinstance(path, dict):
-        state, norm = weights_of(path), None
+        state, stated = weights_of(path), {}
     else:
         if entry and Path(path).is_file():
             verify(path, entry)
-        state, norm = read_state(path, average=average)
-    weights = translate(state, source, prefix=prefix, also=also, entry=entry)
-    return replace(weights, norm=norm or (entry.norm if entry else None))
+        state, stated = read_state(path, average=average)
+    return with_statements(translate(state, source, prefix=prefix, also=also, entry=entry), stated)
 
 
-def read_state(path, average: bool = True) -> tuple[dict[str, torch.Tensor], Norm | None]:
-    """The tensors of a file, under its own keys, and the normalisation that it states."""
+def with_statements(weights: Weights, stated: Mapping) -> Weights:
+    """The weights, with what their file states of itself; a known set goes before that."""
+    entry = weights.entry or CATALOG.get(stated.get('published'))
+    norm = entry.norm if entry else stated.get('norm')
+    return replace(weights, entry=entry, norm=norm, stated=stated)
+
+
+def read_state(path, average: bool = True) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors of a file, under its own keys, and what it states of itself.
+
+    That is 'norm', 'padding', 'eps' and 'published' (the name of a set), where they are there.
+    """
     kind = kind_of_file(path)
     if kind == 'tensorflow':
         from mmeffnet.weights.tensorflow import read_tensorflow
-        return read_tensorflow(path, average=average), None
+        return read_tensorflow(path, average=average), {}
     if kind == 'keras':
         from mmeffnet.weights.keras import read_keras
-        return read_keras(path)
+        state, norm = read_keras(path)
+        return state, dict(norm=norm) if norm else {}
     if kind == 'safetensors':
-        return read_safetensors(path), None
+        return read_safetensors(path)
     try:
-        return weights_of(read_checkpoint(path)), None
+        checkpoint = read_checkpoint(path)
+        return weights_of(checkpoint), statements(checkpoint)
     except InputError as error:
         if str(path) in str(error):
             raise

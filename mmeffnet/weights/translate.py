@@ -39,7 +39,8 @@ class Weights:
     others: what lies beside the network under its own keys, such as a detector's neck.
     layout: name of the layout they were found in. source: where they come from, for messages.
     variant, arch: None where the shapes are of no published network.
-    norm: what the file itself says that its input has to be; None where it says nothing.
+    norm: what the file itself or its set says that its input has to be; None where neither does.
+    stated: 'padding' and 'eps' where the file itself says them, as ours do.
     entry: the published set that this is, None where it is not known to be one.
     """
     state: dict[str, torch.Tensor]
@@ -49,6 +50,7 @@ class Weights:
     arch: Arch | None = None
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
     norm: Norm | None = None
+    stated: Mapping[str, object] = field(default_factory=dict)
     entry: Entry | None = None
 
     @property
@@ -62,6 +64,8 @@ class Weights:
         """'same' or 'symmetric', None where neither keys nor catalog tell."""
         if self.entry:
             return self.entry.padding
+        if self.stated.get('padding'):
+            return self.stated['padding']
         # timm's tf_ and its own networks have equal keys; ours may be trained either way.
         return {'torchvision': 'symmetric', 'lukemelas': 'same'}.get(self.layout)
 
@@ -70,6 +74,8 @@ class Weights:
         """BatchNorm's epsilon, None where neither keys nor catalog tell."""
         if self.entry:
             return self.entry.eps
+        if self.stated.get('eps'):
+            return self.stated['eps']
         if self.layout == 'torchvision':
             return 1e-3 if self.variant in ('b5', 'b6', 'b7') else 1e-5
         return {'lukemelas': 1e-3}.get(self.layout)

@@ -60,6 +60,33 @@ def test_there_and_back_is_bit_for_bit(files):
     assert all(torch.equal(state[key], value) for key, value in theirs.items())
 
 
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+@pytest.mark.parametrize('name', ['tf_efficientnet_lite0-0aa007d2.pth', 'theirs.h5'])
+def test_what_the_weights_need_travels_with_them(suffix, name, files, monkeypatch):
+    """A converted file has no telling name any more."""
+    from mmeffnet.variants import Norm
+    from mmeffnet.weights import sources
+    stated = dict(norm=Norm(mean=(0., ) * 3, std=(255., ) * 3), padding='symmetric', eps=1e-5)
+    monkeypatch.setattr(sources, 'verify', lambda path, entry: None)  # random weights
+    monkeypatch.setattr(sources, 'read_state', lambda path, average: (
+        load_state('theirs.pth'), {} if name.endswith('pth') else stated))
+    (files[0] / name).write_bytes(b'x')
+    path = convert(name, f'clean.{suffix}')
+    monkeypatch.undo()
+    monkeypatch.chdir(files[0])
+    weights = load_weights(path)
+    if name.endswith('pth'):
+        assert weights.entry.name == 'efficientnet-lite0_timm-tf_in1k'
+        assert (weights.norm, weights.padding) == (weights.entry.norm, 'same')
+    else:
+        assert weights.entry is None
+        assert (weights.norm, weights.padding, weights.eps) == tuple(stated.values())
+
+
+def load_state(path):
+    return torch.load(path, weights_only=True)['state_dict_ema']
+
+
 def test_a_folder_is_filled_under_the_sources_name(files):
     folder, _ = files
     (folder / 'out').mkdir()
