@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Write what follows from the variants and the catalog of published weights.
 
-For maintainers: python tools/make_metafiles.py writes the metafiles, the configs under
-configs/*/pretrained (for the sets that no other config suits) and the table in
+For maintainers: python tools/make_metafiles.py writes the metafiles and their index, the configs
+under configs/*/pretrained (for the sets that no other config suits) and the table in
 docs/weights.md; --check exits with 1 where one of them differs.
 """
 import argparse
@@ -197,6 +197,8 @@ def docs_table() -> str:
 def files() -> dict[Path, str]:
     """Every file that this tool writes, and its text."""
     found = {ROOT / 'configs' / folder / 'metafile.yml': metafile(folder) for folder in FAMILIES}
+    found[ROOT / 'mmeffnet/.mim/model-index.yml'] = 'Import:\n' + ''.join(
+        f'  - configs/{folder}/metafile.yml\n' for folder in FAMILIES)
     found |= {ROOT / config_of(entry): config_text(entry) for entry in CATALOG.values()
               if not plain_config(entry)}
     docs = ROOT / 'docs/weights.md'

@@ -65,7 +65,13 @@ def _judge(source: Weights):
     """The source library's network with the source's weights, its features, and its name."""
     if source.variant is None:
         raise InputError('the network is none of the published ones')
-    network, features, name = JUDGES[source.layout](source)
+    try:
+        network, features, name = JUDGES[source.layout](source)
+    except (ValueError, RuntimeError, AssertionError, KeyError) as error:
+        # Ours reads networks that the library itself does not build, such as EdgeTPU from
+        # TensorFlow, which our reader gives efficientnet_pytorch's names.
+        raise InputError(f'no library with the layout {source.layout!r} builds '
+                         f'{source.variant!r} ({one_line(error)[:80]})') from error
     state = to_layout(source.state, source.arch, source.layout)
     own = {key for key in network.state_dict() if not key.endswith(COUNTERS)}
     lacking = [key for key in own - set(state)

@@ -132,6 +132,18 @@ def test_a_check_that_is_off_would_show(files):
     assert all('difference from' in line and ' nan ' in line for line in lines)
 
 
+def test_a_network_that_its_library_does_not_build_is_said_to_have_no_judge(files):
+    """EdgeTPU has efficientnet_pytorch's names when it comes from TensorFlow."""
+    from mmeffnet.engine.judges import differences
+    from mmeffnet.weights.translate import translate
+    pytest.importorskip('efficientnet_pytorch', reason='is a judge, and not installed')
+    state = {f'backbone.{k}': v for k, v in EfficientNet('es').state_dict().items()}
+    weights = translate(to_layout(state, VARIANTS['es'].arch, 'lukemelas'), 'file')
+    line, = differences(weights, weights)
+    assert line.startswith("no comparison of outputs: no library with the layout 'lukemelas' "
+                           "builds 'es'")
+
+
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
     folder, _ = files
     before = sorted(folder.iterdir())
