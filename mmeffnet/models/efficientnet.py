@@ -136,6 +136,17 @@ class EfficientNet(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.has_weights = True
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """The depth of a parameter and the number of depths, for learning rates by layer.
+
+        Depth ``i`` is ``layers[i]``; what does not start with ``prefix``, such as a head, lies
+        one deeper. mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` asks for it.
+        """
+        last = len(self.layers)
+        if not param_name.startswith(f'{prefix}layers.'):
+            return last, last + 1
+        return int(param_name.removeprefix(f'{prefix}layers.').partition('.')[0]), last + 1
+
     def train(self, mode: bool = True):
         super().train(mode)
         self._freeze()
