@@ -59,8 +59,8 @@ def row(variant: str, publisher: str, **fields) -> dict:
     half = VARIANTS[variant].norm == HALF_NORM
     defaults = dict(
         variant=variant, digest='', size='', resolution=VARIANTS[variant].resolution, crop='',
-        interpolation='bicubic', input='half' if half else 'imagenet', channel_order='rgb',
-        padding='same', eps=0.001, classes=1000, top1='', top5='', results_source='', licence='')
+        crop_mode='center', interpolation='bicubic', input='half' if half else 'imagenet',
+        channel_order='rgb', padding='same', eps=0.001, classes=1000, top1='', top5='', results_source='', licence='')
     name = f'efficientnet-{variant}_{publisher}'
     return {**defaults, 'name': name, 'source': fields.get('address', ''), **fields}
 
@@ -127,7 +127,8 @@ def timm() -> Iterator[dict]:
             variant, f'timm{"-tf" if tf else ""}{timm_set(tag)}', layout='timm',
             address=cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}',
             source=f'timm://{name}', digest=sha256_in(cfg.url or ''),
-            resolution=cfg.input_size[1], crop=cfg.crop_pct, interpolation=cfg.interpolation,
+            resolution=cfg.input_size[1], crop=cfg.crop_pct, crop_mode=cfg.crop_mode,
+            interpolation=cfg.interpolation,
             input='half' if cfg.mean[0] == 0.5 else 'imagenet',
             padding='same' if tf else 'symmetric', eps=0.001 if tf else 1e-5,
             classes=cfg.num_classes, top1=TIMM_TOP1.get(name, top1),

@@ -1,9 +1,9 @@
 """How a network wants its picture: size, crop, interpolation and normalisation."""
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+import mmcv
 import numpy as np
 import torch
 from PIL import Image
@@ -30,12 +30,14 @@ class Settings:
     deviation in 0..255. resampler: 'pil' resizes and then crops, with PIL's antialiased
     filter, which is what timm does, bit for bit; 'cv2' is mmpretrain's
     ``EfficientNetCenterCrop``, which crops and then resizes without antialiasing.
+    squash: take the whole picture, its sides made equal; ``scale`` is then the resolution.
     """
     resolution: int
     scale: int
     norm: Norm
     interpolation: str = 'bicubic'
     resampler: str = 'pil'
+    squash: bool = False
 
     def __post_init__(self):
         if self.resampler not in RESAMPLERS:
@@ -50,15 +52,16 @@ class Settings:
         """
         entry, known = weights.entry, VARIANTS[weights.variant]
         resolution = entry.resolution if entry else known.resolution
-        crop = entry.crop if entry else None
-        # Rounded down, as timm does it: 300 / 0.904 is 331.9 and its short side 331.
-        scale = math.floor(resolution / crop) if crop else resolution + BORDER
+        scale = entry.scale if entry else resolution + BORDER
         return cls(resolution=resolution, scale=scale, resampler=resampler,
+                   squash=bool(entry) and entry.crop_mode == 'squash',
                    norm=weights.norm or (entry.norm if entry else known.norm),
                    interpolation=entry.interpolation if entry else 'bicubic')
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The (resolution, resolution, 3) uint8 RGB array that is cut from an RGB picture."""
+        if self.squash:
+            return self._squashed(image)
         image = _without_far_ends(image)
         if self.resampler == 'cv2':
             return self._cv2(np.asarray(image))
@@ -77,9 +80,17 @@ class Settings:
 
         size: width and height.
         """
+        if self.squash:
+            return (0., 0., *map(float, size))
         side = min(size) * self.resolution / self.scale
         left, top = ((length - side) / 2 for length in size)
         return left, top, left + side, top + side
+
+    def _squashed(self, image: Image.Image) -> np.ndarray:
+        size = (self.resolution, self.resolution)
+        if self.resampler == 'cv2':
+            return mmcv.imresize(np.asarray(image), size, interpolation=self.interpolation)
+        return np.asarray(F.resize(image, size, InterpolationMode(self.interpolation)))
 
     def _cv2(self, pixels: np.ndarray) -> np.ndarray:
         from mmpretrain.datasets.transforms import EfficientNetCenterCrop

@@ -28,7 +28,8 @@ class Entry:
     digest: 'sha256:' or 'md5:' with the hash, or the part of it that is published; '' for none.
     size: bytes, to the nearest KiB, where published. resolution: side of the input in pixels.
     crop: side of the crop as a share of the resized side; None is EfficientNet's own,
-    r / (r + 32). norm: of RGB input in 0..255. padding: 'same' or 'symmetric'.
+    r / (r + 32). crop_mode: 'center', or 'squash' for the whole image, its sides made equal.
+    norm: of RGB input in 0..255. padding: 'same' or 'symmetric'.
     eps: of BatchNorm. top1, top5: per cent on ImageNet as published by ``results_source``, not
     reproduced here. licence: of the weights or, where they state none, of their repository.
     """
@@ -41,6 +42,7 @@ class Entry:
     size: int | None
     resolution: int
     crop: float | None
+    crop_mode: str
     interpolation: str
     norm: Norm
     channel_order: str

@@ -12,6 +12,9 @@ BATCH_NORM_EPS = 1e-3  # of our backbone, unless norm_cfg says otherwise
 
 def test_transforms(entry: Entry) -> list[dict]:
     """The transforms between reading and packing an image, as the set was evaluated."""
+    if entry.crop_mode == 'squash':
+        return [dict(type='Resize', scale=(entry.resolution, entry.resolution),
+                     backend='pillow', interpolation=entry.interpolation)]
     if entry.crop is None:
         return [dict(type='EfficientNetCenterCrop', crop_size=entry.resolution,
                      interpolation=entry.interpolation)]

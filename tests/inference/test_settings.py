@@ -1,4 +1,5 @@
 """What the network is given: timm's pixels, mmpretrain's pixels, and the config for either."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from timm.data import create_transform
 from mmeffnet.errors import InputError
 from mmeffnet.inference.settings import Settings
 from mmeffnet.variants import HALF_NORM, IMAGENET_NORM
+from mmeffnet.weights import get_entry
 
 SIZES = [(500, 375), (375, 501), (224, 224), (97, 333), (31, 30), (1, 1)]
 
@@ -26,9 +28,11 @@ def photograph(width, height):
 
 
 def weights(variant='b0', norm=None, **entry):
-    entry = {'norm': IMAGENET_NORM, 'interpolation': 'bicubic', 'crop': None, **entry}
-    return SimpleNamespace(variant=variant, norm=norm, entry=SimpleNamespace(**entry)
-                           if 'resolution' in entry else None)
+    if 'resolution' not in entry:
+        return SimpleNamespace(variant=variant, norm=norm, entry=None)
+    base = replace(get_entry('efficientnet-b0_tpu-aa_in1k'), crop=None)
+    return SimpleNamespace(variant=variant, norm=norm,
+                           entry=replace(base, **{'norm': IMAGENET_NORM, **entry}))
 
 
 def run_pipeline(image, tmp_path, *transforms):
@@ -96,6 +100,18 @@ def test_an_entry_decides_over_the_variant():
                                    norm=HALF_NORM))
     assert (settings.resolution, settings.scale) == (288, 288)
     assert (settings.interpolation, settings.norm) == ('bilinear', HALF_NORM)
+
+
+@pytest.mark.parametrize('size', [(500, 375), (97, 333), (1, 1)])
+def test_a_squashed_picture_is_that_of_timm(size):
+    image = photograph(*size)
+    judge = create_transform(224, crop_pct=1.0, crop_mode='squash', interpolation='bicubic',
+                             normalize=False)
+    settings = Settings.of(weights(resolution=224, crop=1.0, crop_mode='squash'))
+    assert np.array_equal(settings.pixels(image), judge(image).permute(1, 2, 0).numpy())
+    assert settings.box(size) == (0, 0, *size)
+    assert Settings.of(weights(resolution=224, crop=1.0, crop_mode='squash'), 'cv2').pixels(
+        image).shape == (224, 224, 3)
 
 
 def test_a_file_that_states_its_normalisation_decides_over_all():

@@ -14,8 +14,7 @@ train_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=448, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=448),
+    dict(type='Resize', scale=(448, 448), backend='pillow', interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
