@@ -60,7 +60,8 @@ def row(variant: str, publisher: str, **fields) -> dict:
     defaults = dict(
         variant=variant, digest='', size='', resolution=VARIANTS[variant].resolution, crop='',
         crop_mode='center', interpolation='bicubic', input='half' if half else 'imagenet',
-        channel_order='rgb', padding='same', eps=0.001, classes=1000, top1='', top5='', results_source='', licence='')
+        channel_order='rgb', padding='same', eps=0.001, classes=1000, top1='', top5='',
+        results_source='', licence='')
     name = f'efficientnet-{variant}_{publisher}'
     return {**defaults, 'name': name, 'source': fields.get('address', ''), **fields}
 

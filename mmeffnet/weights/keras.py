@@ -87,7 +87,8 @@ def nearest_kind(present: set[str], kinds: Iterable[Mapping[str, str]], variable
                  ) -> tuple[Mapping[str, str], set[str]]:
     """The kind of block with most of the variables and fewest others, and its variables.
 
-    present: 'layer/variable' in the file. kinds: layer -> efficientnet_pytorch's name.
+    present: 'layer/variable' in the file. kinds: layer -> efficientnet_pytorch's name, the one
+    with more layers first, so that it is taken where half of those are missing.
     """
     choices = [(kind, {f'{layer}/{variable}' for layer in kind
                        for variable in variables_of(layer)}) for kind in kinds]
@@ -205,13 +206,13 @@ def _names(layers: Layers, path) -> dict[str, str]:
         match = in_block.fullmatch(layer)
         present = outside if match is None else places.setdefault((int(match[1]), match[2]), set())
         present |= {f'{match[3] if match else layer}/{variable}' for variable in variables}
-    chosen, expected = nearest_kind(outside, (TRUNK, TRUNK | TOP), _variables_of)
+    chosen, expected = nearest_kind(outside, (TRUNK | TOP, TRUNK), _variables_of)
     names, lacking, beside = dict(chosen), expected - outside, outside - expected
     if not places:
         lacking.add('block1a_dwconv/kernel')
     for count, place in enumerate(_without_gaps(places)):
         present, prefix = places.get(place, set()), 'block{}{}_'.format(*place)
-        chosen, expected = nearest_kind(present, (PLAIN, MBCONV), _variables_of)
+        chosen, expected = nearest_kind(present, (MBCONV, PLAIN), _variables_of)
         names |= {f'{prefix}{layer}': f'_blocks.{count}.{name}' for layer, name in chosen.items()}
         lacking |= {f'{prefix}{variable}' for variable in expected - present}
         beside |= {f'{prefix}{variable}' for variable in present - expected}

@@ -157,7 +157,7 @@ def _kinds(place: str, norm: str) -> list[dict[str, str]]:
         return [dict(zip(('conv2d', norm), LUKEMELAS.stem))]
     if place == 'head':
         trunk = dict(zip(('conv2d', norm), LUKEMELAS.head))
-        return [trunk, trunk | {'dense': LUKEMELAS.classifier}]
+        return [trunk | {'dense': LUKEMELAS.classifier}, trunk]
     if not re.fullmatch(r'blocks_\d+', place):
         return [{}]
     prefix = LUKEMELAS.block.format(count=int(place[7:]))

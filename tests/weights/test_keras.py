@@ -64,6 +64,18 @@ def build(arch, size=(64, 64), top=True):
     return network
 
 
+def save_legacy(network, path):
+    """What ``save_weights('....h5')`` of Keras 2 writes: layers by name, at the file's root."""
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+    with h5py.File(path, 'w') as file:
+        save_weights_to_hdf5_group(file, network)
+
+
+WRITERS = {'model.save': ('theirs.h5', lambda network, path: network.save(path)),
+           'save_weights': ('theirs.weights.h5', lambda network, path: network.save_weights(path)),
+           'legacy save_weights': ('theirs.h5', save_legacy)}
+
+
 def same_weights(network, other):
     network.set_weights(other.get_weights())
     return network
@@ -89,34 +101,62 @@ def outputs(weights, image):
                                       weights.state['head.fc.bias'])
 
 
-@pytest.mark.parametrize('suffix', ['h5', 'weights.h5'])
-def test_logits_are_those_of_keras(suffix, b0, tmp_path):
-    path = tmp_path / f'theirs.{suffix}'
-    (b0.save_weights if 'weights' in suffix else b0.save)(path)
-    weights = load_weights(path)
+def judged(network, image):
+    """Keras's own output, with channels first."""
+    output = torch.as_tensor(keras.ops.convert_to_numpy(
+        network(image.permute(0, 2, 3, 1).numpy(), training=False)))
+    return output.permute(0, 3, 1, 2) if output.ndim == 4 else output
+
+
+def random_image(height, width):
+    generator = torch.Generator().manual_seed(height)
+    return 255 * torch.rand((1, 3, height, width), dtype=torch.float64, generator=generator)
+
+
+@pytest.fixture(scope='module')
+def judgements(b0):
+    """Image and logits of Keras at every size; it builds another network for each."""
+    found = []
+    for size in ((64, 64), (65, 65), (63, 66)):
+        image = random_image(*size)
+        found.append((image, judged(same_weights(build('b0', size), b0), image)))
+    return found
+
+
+@pytest.mark.parametrize('writer', WRITERS)
+def test_logits_are_those_of_keras(writer, b0, judgements, tmp_path):
+    name, save = WRITERS[writer]
+    save(b0, tmp_path / name)
+    weights = load_weights(tmp_path / name)
     assert (weights.variant, weights.classes, weights.layout) == ('b0', CLASSES, 'lukemelas')
-    for height, width in ((64, 64), (65, 65), (63, 66)):
-        image = 255 * torch.rand((1, 3, height, width), dtype=torch.float64,
-                                 generator=torch.Generator().manual_seed(height))
-        judge = same_weights(build('b0', (height, width)), b0)
-        expected = torch.as_tensor(keras.ops.convert_to_numpy(
-            judge(image.permute(0, 2, 3, 1).numpy(), training=False)))
+    for image, expected in judgements:
         assert expected.std() > 1e-3
         assert peers.relative_difference(outputs(weights, image), expected) < 1e-9
 
 
-def test_a_deeper_network_without_classifier_is_read_from_both_kinds_of_files(tmp_path):
-    network = build('b1', (63, 66), top=False)
-    network.save(tmp_path / 'theirs.h5')
-    network.save_weights(tmp_path / 'theirs.weights.h5')
-    named, numbered = (load_weights(tmp_path / f'theirs.{s}') for s in ('h5', 'weights.h5'))
-    assert (named.variant, named.classes) == ('b1', None)
-    assert named.state.keys() == numbered.state.keys()
-    assert all(torch.equal(named.state[key], numbered.state[key]) for key in named.state)
-    image = 255 * torch.rand(1, 3, 63, 66, dtype=torch.float64)
-    expected = torch.as_tensor(keras.ops.convert_to_numpy(
-        network(image.permute(0, 2, 3, 1).numpy(), training=False))).permute(0, 3, 1, 2)
-    assert peers.relative_difference(outputs(named, image), expected) < 1e-9
+def test_a_wider_network_without_classifier_is_read_from_all_kinds_of_files(tmp_path):
+    network, found = build('b2', (63, 66), top=False), []
+    for number, (name, save) in enumerate(WRITERS.values()):
+        save(network, tmp_path / f'{number}{name}')
+        found.append(load_weights(tmp_path / f'{number}{name}'))
+    first, *others = found
+    assert (first.variant, first.classes) == ('b2', None)
+    for other in others:
+        assert first.state.keys() == other.state.keys()
+        assert all(torch.equal(first.state[key], other.state[key]) for key in first.state)
+    image = random_image(63, 66)
+    assert peers.relative_difference(outputs(first, image), judged(network, image)) < 1e-9
+
+
+def test_automatic_numbers_do_not_depend_on_what_was_built_before(b0, tmp_path):
+    """Keras counts layers on through a session; tenth layers come after ninth ones."""
+    again = same_weights(build('b0'), b0)
+    for name, network in (('a.weights.h5', b0), ('b.weights.h5', again)):
+        network.save_weights(tmp_path / name)
+    with h5py.File(tmp_path / 'b.weights.h5') as file:
+        assert {'conv2d', 'conv2d_1', 'conv2d_10'} < set(file['layers'])
+    first, second = (read_keras(tmp_path / name)[0] for name in ('a.weights.h5', 'b.weights.h5'))
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 # What Keras publishes: layers by name, and standard deviations in the place of variances.
@@ -129,6 +169,7 @@ def published(source, path, variance, config=None, mean=MEAN):
     with h5py.File(source) as theirs, h5py.File(path, 'w') as ours:
         def copy(name, item):
             if hasattr(item, 'shape') and not name.startswith('normalization'):
+                name = name.replace('dwconv/kernel', 'dwconv/depthwise_kernel')
                 ours[f'{name}:0'] = item[()]
         theirs['model_weights'].visititems(copy)
         layer = ours.create_group('normalization/normalization')
@@ -177,16 +218,128 @@ def test_a_network_without_weights_expects_input_in_0_to_1(b0, tmp_path):
     assert VARIANTS['b0'].norm == IMAGENET_NORM  # which is why it has to be told
 
 
-def test_other_networks_and_damaged_files_are_named(tmp_path):
-    other = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Conv2D(2, 3),
-                              keras.layers.Flatten(), keras.layers.Dense(2)])
+@pytest.mark.parametrize('writer', WRITERS)
+def test_the_published_weights_give_what_keras_gives_with_them(writer, b0, tmp_path):
+    """By way of weights='imagenet', whose network divides by the root of the deviations."""
+    source = build('b0', top=False)
+    norm = source.get_layer(index=2)
+    assert isinstance(norm, keras.layers.Normalization)
+    norm.adapt_mean.assign(MEAN)
+    norm.adapt_variance.assign(STD)  # sic
+    save_legacy(source, tmp_path / 'efficientnetb0_notop.h5')
+    published_file = str(tmp_path / 'efficientnetb0_notop.h5')
+    with mock.patch('keras.src.applications.efficientnet.file_utils.get_file',
+                    return_value=published_file):
+        network = keras.applications.EfficientNetB0(weights='imagenet', include_top=False,
+                                                    input_shape=(64, 64, 3))
+    assert sum(isinstance(layer, keras.layers.Rescaling) for layer in network.layers) == 2
+    name, save = WRITERS[writer]
+    save(network, tmp_path / name)
+    image = random_image(64, 64)
+    for path in (published_file, tmp_path / name):
+        weights = load_weights(path)
+        assert weights.norm == IMAGENET_NORM
+        assert peers.relative_difference(outputs(weights, image), judged(network, image)) < 1e-9
+
+
+def without(source, path, *removed):
+    """A copy of a file that lacks some of its groups."""
+    path.write_bytes(source.read_bytes())
+    with h5py.File(path, 'a') as file:
+        for name in removed:
+            del file[name]
+    return path
+
+
+NAMED = 'model_weights/{0}/{0}/{1}'
+
+
+@pytest.mark.parametrize(('removed', 'message'), [
+    ([NAMED.format('block3a_bn', 'gamma')], r"lacks 1 variables .*\(block3a_bn/gamma\)"),
+    (['model_weights/top_conv', 'model_weights/block2a_expand_conv'],
+     r'lacks 2 variables .*\(block2a_expand_conv/kernel, top_conv/kernel\)'),
+    ([NAMED.format('predictions', 'bias')], r'lacks 1 variables .*\(predictions/bias\)'),
+    (['model_weights/stem_bn'],
+     r'lacks 4 variables .*\(stem_bn/beta, stem_bn/gamma, stem_bn/moving_mean and 1 more\)'),
+    (['model_weights/normalization'], None),
+])
+def test_missing_variables_are_named(removed, message, b0, tmp_path):
+    b0.save(tmp_path / 'whole.h5')
+    # The number of the normalisation goes on through a session.
+    removed = [name.replace('normalization', b0.layers[2].name) for name in removed]
+    path = without(tmp_path / 'whole.h5', tmp_path / 'torn.h5', *removed)
+    if message is None:
+        assert read_keras(path)[1] is None  # nothing is known of its input then
+        return
+    with pytest.raises(InputError, match=r"torn.h5' " + message):
+        read_keras(path)
+
+
+@pytest.mark.parametrize(('block', 'message'), [
+    ('block6b', r'lacks .*block6b_bn/beta'),              # as wide as those after it
+    ('block7a', r'lacks .*|has the keys of .* and the shapes of none'),  # the last one
+])
+def test_a_block_that_is_missing_as_a_whole_is_seen(block, message, b0, tmp_path):
+    b0.save(tmp_path / 'whole.h5')
+    with h5py.File(tmp_path / 'whole.h5') as file:
+        layers = [f'model_weights/{name}' for name in file['model_weights']
+                  if name.startswith(block)]
+    with pytest.raises(InputError, match=message):
+        load_weights(without(tmp_path / 'whole.h5', tmp_path / 'torn.h5', *layers))
+
+
+@pytest.mark.parametrize('removed', ['conv2d_7', 'batch_normalization_3', 'depthwise_conv2d_2',
+                                     'batch_normalization_3/vars/1', 'conv2d_2/vars/1'])
+def test_numbered_layers_have_to_be_all_there(removed, b0, tmp_path):
+    b0.save_weights(tmp_path / 'whole.weights.h5')
+    path = without(tmp_path / 'whole.weights.h5', tmp_path / 'torn.weights.h5',
+                   f'layers/{removed}')
+    with pytest.raises(InputError, match='torn.weights.h5.* (lacks|does not have)'):
+        read_keras(path)
+
+
+def test_swapped_numbers_do_not_go_unnoticed(b0, tmp_path):
+    b0.save_weights(tmp_path / 'own.weights.h5')
+    with h5py.File(tmp_path / 'own.weights.h5', 'a') as file:
+        layers = file['layers']
+        layers.move('batch_normalization_2', 'kept')
+        layers.move('batch_normalization_3', 'batch_normalization_2')
+        layers.move('kept', 'batch_normalization_3')
+    with pytest.raises(InputError, match='numbered layers cannot be told apart'):
+        read_keras(tmp_path / 'own.weights.h5')
+
+
+def test_other_networks_are_named(tmp_path):
+    other = keras.Sequential([keras.layers.Input((8, 8, 3)),
+                              keras.layers.Conv2D(2, 3, name='one'),
+                              keras.layers.Flatten(), keras.layers.Dense(2, name='two')])
     other.save(tmp_path / 'other.h5')
-    with pytest.raises(InputError, match='2 layers are none of an EfficientNet'):
+    with pytest.raises(InputError, match=r'has 4 variables of no EfficientNet \(one/bias, '
+                                         r'one/kernel, two/bias and 1 more\) and lacks 11'):
         read_keras(tmp_path / 'other.h5')
     other.save_weights(tmp_path / 'other.weights.h5')
     with pytest.raises(InputError, match='does not have the layers of an EfficientNet'):
         read_keras(tmp_path / 'other.weights.h5')
-    whole = (tmp_path / 'other.h5').read_bytes()
-    (tmp_path / 'torn.h5').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(InputError, match='torn.h5.*is no whole HDF5 file'):
-        read_keras(tmp_path / 'torn.h5')
+
+
+def test_a_layer_of_another_kind_is_named(tmp_path):
+    other = keras.Sequential([keras.layers.Input((8, 8)), keras.layers.LSTM(2)])
+    other.save_weights(tmp_path / 'other.weights.h5')
+    with h5py.File(tmp_path / 'other.weights.h5', 'a') as file:
+        file['layers/lstm/vars/0'] = np.zeros(1)
+    with pytest.raises(InputError, match=r'has 1 variables of no EfficientNet \(lstm\)'):
+        read_keras(tmp_path / 'other.weights.h5')
+
+
+def test_damaged_files_are_named_with_the_reason(b0, tmp_path):
+    b0.save(tmp_path / 'whole.h5')
+    whole = (tmp_path / 'whole.h5').read_bytes()
+    for share in (0.01, 0.3, 0.6, 0.9, 0.999):
+        (tmp_path / 'torn.h5').write_bytes(whole[:int(share * len(whole))])
+        with pytest.raises(InputError, match=r"torn.h5' \(.* is no whole HDF5 file .*trunc"):
+            read_keras(tmp_path / 'torn.h5')
+    (tmp_path / 'other.h5').write_bytes(b'not HDF5 at all')
+    with pytest.raises(InputError, match='other.h5.*is no whole HDF5 file .*signature'):
+        read_keras(tmp_path / 'other.h5')
+    with pytest.raises(InputError, match='gone.h5. does not exist'):
+        read_keras(tmp_path / 'gone.h5')
