@@ -53,7 +53,8 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
             root = file.get('model_weights', file)
             layers = _numbered(root['layers'], path) if 'layers' in root else _named(root)
             config = file.attrs.get('model_config')
-    except (OSError, KeyError, RuntimeError) as error:  # h5py has all three for torn files
+    # What h5py has for torn and overwritten files.
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole HDF5 '
                          f'file ({one_line(error)[:120]}): copy or download it again') from error
     norm_layer = layers.pop('normalization', None)
@@ -254,22 +255,24 @@ def _close(values: np.ndarray, known: np.ndarray) -> bool:
     return values.shape == known.shape and np.allclose(values, known, rtol=0, atol=CLOSE)
 
 
+# What may stand before the stem and leaves the values of the input alone, at inference.
+HARMLESS = re.compile(r'InputLayer|Normalization|ZeroPadding2D|Resizing|CenterCrop|Random\w+')
+
+
 def _from_architecture(mean, variance, config, path) -> Norm:
     """What the layers before the stem do, by the network's own description."""
     before = after = np.ones(len(mean))
     seen = False
     try:
         for layer in json.loads(config)['config']['layers']:
-            kind, settings = layer['class_name'], layer['config']
+            kind = layer['class_name']
+            if kind == 'Conv2D':
+                break  # the stem
             seen = seen or kind == 'Normalization'
-            if kind == 'Rescaling':
-                if np.any(np.asarray(settings.get('offset', 0.), float) != 0):
-                    raise InputError(f'{str(path)!r}: layer {settings["name"]!r} shifts its '
-                                     'input, which no network of keras.applications does: '
-                                     'use one of those')
-                factor = np.asarray(settings['scale'], float)
+            if not HARMLESS.fullmatch(kind):
+                factor = _factor(layer, path)
                 before, after = (before, after * factor) if seen else (before * factor, after)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(f'{str(path)!r} describes its network otherwise than Keras 2 and 3 do '
                          f'({one_line(error)}): {WAY_OUT}') from error
     mean, std = mean / before, np.sqrt(variance) / (before * after)
@@ -277,3 +280,15 @@ def _from_architecture(mean, variance, config, path) -> Norm:
             std / 255, np.array(IMAGENET_NORM.std) / 255):
         return IMAGENET_NORM
     return Norm(mean=tuple(mean.round(6).tolist()), std=tuple(std.round(6).tolist()))
+
+
+def _factor(layer: dict, path) -> np.ndarray:
+    """What a layer before the stem multiplies its input by."""
+    kind, settings = layer['class_name'], layer['config']
+    if kind == 'Rescaling' and not np.any(np.asarray(settings.get('offset', 0.), float)):
+        return np.asarray(settings['scale'], float).reshape(-1)
+    if kind == 'TFOpLambda' and settings['function'] == 'math.multiply':
+        # Keras 2 divides by the roots of the deviations in this way, with its call's arguments.
+        return np.asarray(layer['inbound_nodes'][0][3]['y'], float).reshape(-1)
+    raise InputError(f'{str(path)!r}: layer {settings["name"]!r} ({kind}) changes the input '
+                     'before the stem in a way that cannot be told: give a network without it')

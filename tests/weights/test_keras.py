@@ -56,11 +56,19 @@ def build(arch, size=(64, 64), top=True):
                 variable.assign(small * (variable.numpy() + 0.1 * noise))
             elif variable.name == 'kernel':
                 variable.assign(noise / np.sqrt(np.prod(variable.shape[:-1])))
-    norms = [layer for layer in network.layers if isinstance(
-        layer, keras.layers.BatchNormalization)]
-    for layer in norms:
-        layer.momentum = 0.  # one step then leaves the statistics of its batch
-    network(255 * generator.random((2, *size, 3)), training=True)
+    return calibrated(network)
+
+
+def calibrated(network):
+    """The network with BatchNorm statistics of random images, so that outputs do not explode.
+
+    The seed is for Keras's dropout of blocks, which moves the statistics.
+    """
+    keras.utils.set_random_seed(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.  # one step then leaves the statistics of its batch
+    network(255 * np.random.default_rng(0).random((2, *network.input_shape[1:])), training=True)
     return network
 
 
@@ -193,8 +201,22 @@ def rescaling(*scales):
             for scale in scales]
 
 
-@pytest.mark.parametrize(('after', 'factor'), [(rescaling((1 / STD ** 0.5).tolist()), 1 / STD),
-                                               ([], 1 / STD ** 0.5)])
+def multiply(scale):
+    """How Keras 2 (tf_keras 2.21) describes the same: the factor is an argument of the call."""
+    return [dict(class_name='TFOpLambda', name='tf.math.multiply',
+                 config=dict(name='tf.math.multiply', function='math.multiply'),
+                 inbound_nodes=[['normalization', 0, 0, dict(y=[[[scale]]])]])]
+
+
+STEM = [dict(class_name='ZeroPadding2D', config={}), dict(class_name='Conv2D', config={})]
+
+
+@pytest.mark.parametrize(('after', 'factor'), [
+    (rescaling((1 / STD ** 0.5).tolist()), 1 / STD),
+    (multiply((1 / STD ** 0.5).tolist()), 1 / STD),
+    ([], 1 / STD ** 0.5),
+    (STEM + rescaling(7.), 1 / STD ** 0.5),  # whatever comes later is not the input's
+])
 def test_the_networks_own_description_decides_where_it_is_there(after, factor, b0, tmp_path):
     b0.save(tmp_path / 'source.h5')
     layers = [*rescaling(1 / 255), dict(class_name='Normalization', config={}), *after]
@@ -203,6 +225,20 @@ def test_the_networks_own_description_decides_where_it_is_there(after, factor, b
     norm = load_weights(tmp_path / 'own.h5').norm
     np.testing.assert_allclose(norm.mean, IMAGENET_NORM.mean, atol=1e-3)
     np.testing.assert_allclose(norm.std, 255 / factor, atol=1e-3)
+
+
+@pytest.mark.parametrize('layer', [
+    dict(class_name='TFOpLambda', config=dict(name='tf.math.add', function='math.add')),
+    dict(class_name='Lambda', config=dict(name='own')),
+    dict(class_name='Rescaling', config=dict(name='shift', scale=2., offset=-1.))])
+def test_a_layer_before_the_stem_that_cannot_be_told_is_refused(layer, b0, tmp_path):
+    b0.save(tmp_path / 'source.h5')
+    layers = [*rescaling(1 / 255), layer, dict(class_name='Normalization', config={})]
+    published(tmp_path / 'source.h5', tmp_path / 'own.h5', STD,
+              config=dict(config=dict(layers=layers)))
+    name = layer['config']['name']
+    with pytest.raises(InputError, match=rf"own.h5': layer '{name}' .* changes the input"):
+        read_keras(tmp_path / 'own.h5')
 
 
 def test_a_normalisation_that_cannot_be_told_is_refused(b0, tmp_path):
@@ -233,6 +269,8 @@ def test_the_published_weights_give_what_keras_gives_with_them(writer, b0, tmp_p
         network = keras.applications.EfficientNetB0(weights='imagenet', include_top=False,
                                                     input_shape=(64, 64, 3))
     assert sum(isinstance(layer, keras.layers.Rescaling) for layer in network.layers) == 2
+    # Its second scaling doubles the input that the statistics were taken from.
+    save_legacy(calibrated(network), published_file)
     name, save = WRITERS[writer]
     save(network, tmp_path / name)
     image = random_image(64, 64)

@@ -1,17 +1,19 @@
 """Checkpoints of the TPU code, written with TensorFlow under its variable names."""
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import numpy as np
+import peers
 import pytest
 import torch
 
-from mmeffnet import VARIANTS
+from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.errors import InputError
 from mmeffnet.weights import load_weights
 from mmeffnet.weights.layouts import conv_shapes
-from mmeffnet.weights.tensorflow import read_tensorflow
+from mmeffnet.weights.tensorflow import import_tensorflow, read_tensorflow
 
 pytestmark = pytest.mark.skipif(find_spec('tensorflow') is None,
                                 reason='needs mmeffnet[tensorflow]')
@@ -82,7 +84,7 @@ def variables(arch, classes):
 
 def write(folder, values, prefix='model.ckpt'):
     """Write arrays as TensorFlow does."""
-    import tensorflow as tf
+    tf = import_tensorflow()
     tf.raw_ops.SaveV2(prefix=str(folder / prefix), tensor_names=list(values),
                       shape_and_slices=[''] * len(values),
                       tensors=[tf.constant(value) for value in values.values()])
@@ -154,12 +156,97 @@ def test_other_networks_are_refused(name, message, tmp_path):
         read_tensorflow(tmp_path, average=False)
 
 
-def test_a_torn_checkpoint_is_named(tmp_path):
+def refusal(folder, values, **options):
+    write(folder, values)
+    with pytest.raises(InputError) as caught:
+        read_tensorflow(folder, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(('removed', 'message'), [
+    (['stem/batch_normalization/gamma'],
+     r'lacks 1 variables .*\(efficientnet-lite0/stem/batch_normalization/gamma\)'),
+    (['blocks_3/conv2d_1/kernel', 'head/dense/bias', 'blocks_0/depthwise_conv2d/depthwise_kernel',
+      'blocks_7/batch_normalization_2/beta', 'head/conv2d/kernel'],
+     r'lacks 5 variables .*\(efficientnet-lite0/blocks_0/depthwise_conv2d/depthwise_kernel, '
+     r'efficientnet-lite0/blocks_3/conv2d_1/kernel, '
+     r'efficientnet-lite0/blocks_7/batch_normalization_2/beta and 2 more\)'),
+    (['blocks_4/'], r'lacks \d+ variables .*\(efficientnet-lite0/blocks_4/'),
+    (['blocks_15/'], r'lacks 1 variables .*\(block 15 \(from 0\)\)'),
+])
+def test_missing_variables_are_named(removed, message, tmp_path):
+    values = {name: value for name, value in raw().items()
+              if not name.partition('/')[2].startswith(tuple(removed))}
+    said = refusal(tmp_path, values, average=False)
+    assert re.search(message, said), said
+
+
+def test_a_checkpoint_without_classifier_has_none(tmp_path):
+    write(tmp_path, {name: value for name, value in raw().items() if '/dense/' not in name})
+    weights = load_weights(tmp_path, average=False)
+    assert (weights.variant, weights.classes) == ('lite0', None)
+
+
+def test_one_missing_average_is_named(tmp_path):
+    values = {f'{name}{average}': value for name, value in raw().items()
+              for average in ('', '/ExponentialMovingAverage')}
+    del values[f'{KERNEL}/ExponentialMovingAverage']
+    said = refusal(tmp_path, values)
+    assert re.search(rf'no moving average of 1 of its \d+ variables \({KERNEL}\)', said), said
+
+
+def test_averages_alone_are_read_and_are_no_last_weights(tmp_path):
+    values = {f'{name}/ExponentialMovingAverage': value for name, value in raw().items()}
+    said = refusal(tmp_path, values, average=False)
+    assert 'has no last weights of' in said
+    assert 'average=True' in said
+    np.testing.assert_array_equal(
+        read_tensorflow(tmp_path)['_conv_stem.weight'].permute(2, 3, 1, 0), raw()[KERNEL])
+
+
+@pytest.mark.parametrize('slots', [['RMSProp', 'RMSProp_1'], ['Momentum'], ['Adam', 'Adam_1'],
+                                   ['some_slot_of_any_name']])
+def test_the_slots_of_any_optimizer_are_left_out(slots, tmp_path):
+    values = {f'{name}{slot}': value for name, value in raw().items()
+              for slot in ('', *(f'/{slot}' for slot in slots))}
+    write(tmp_path, {**values, 'global_step': np.int64(1), 'beta1_power': np.float32(1)})
+    assert len(read_tensorflow(tmp_path, average=False)) == len(raw())
+
+
+def test_two_networks_in_one_checkpoint_are_refused(tmp_path):
+    values = {**raw(), **{name.replace('lite0', 'lite1'): value for name, value in raw().items()}}
+    said = refusal(tmp_path, values, average=False)
+    assert 'holds 2 networks (efficientnet-lite0, efficientnet-lite1)' in said
+
+
+def test_torn_checkpoints_are_named(tmp_path):
     write(tmp_path, raw())
-    data = tmp_path / 'model.ckpt.data-00000-of-00001'
-    data.write_bytes(data.read_bytes()[:100])
+    for suffix in ('data-00000-of-00001', 'index'):
+        file = tmp_path / f'model.ckpt.{suffix}'
+        whole = file.read_bytes()
+        for share in (0, 0.01, 0.5, 0.99):
+            file.write_bytes(whole[:int(share * len(whole))])
+            with pytest.raises(InputError, match='no whole TensorFlow checkpoint'):
+                read_tensorflow(tmp_path, average=False)
+        file.write_bytes(whole)
+    (tmp_path / 'model.ckpt.data-00000-of-00001').unlink()
     with pytest.raises(InputError, match='no whole TensorFlow checkpoint'):
         read_tensorflow(tmp_path, average=False)
+    (tmp_path / 'model.ckpt.index').unlink()
+    with pytest.raises(InputError, match='model.ckpt. is no TensorFlow checkpoint, which needs'):
+        read_tensorflow(tmp_path / 'model.ckpt', average=False)
+
+
+def test_pytorch_works_on_after_a_checkpoint_was_read(tmp_path):
+    """In a process of its own: torchvision imports triton, which crashes after TensorFlow."""
+    write(tmp_path, raw())
+    done = subprocess.run([sys.executable, '-c', f'''
+from mmeffnet.weights.tensorflow import read_tensorflow
+read_tensorflow({str(tmp_path)!r}, average=False)
+import torchvision
+print('alive')
+'''], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'alive\n'), done.stderr[-2000:]
 
 
 def test_of_several_checkpoints_the_newest_is_taken_where_the_folder_says_so(tmp_path):
@@ -173,42 +260,64 @@ def test_of_several_checkpoints_the_newest_is_taken_where_the_folder_says_so(tmp
                                   raw(1)[KERNEL])
 
 
-def test_the_first_layers_compute_what_tensorflow_does(checkpoint, tmp_path):
-    """Stem and first block by tf.nn with SAME padding, on an odd and an even side."""
-    folder, arch, _ = checkpoint
-    if arch != 'b0':
-        pytest.skip('one network is enough')
-    done = subprocess.run([sys.executable, '-c', f'''
+FORWARD = '''
+import sys
 import numpy as np, tensorflow as tf
-reader = tf.train.load_checkpoint({str(folder / "model.ckpt")!r})
+prefix, *sizes = sys.argv[1:]
+reader = tf.train.load_checkpoint(prefix)
 def get(name):
     return tf.cast(reader.get_tensor("efficientnet-b0/" + name + "/ExponentialMovingAverage"),
                    tf.float64)
+def conv(x, name, stride=1):
+    return tf.nn.conv2d(x, get(name + "/kernel"), stride, "SAME")
 def norm(x, name):
     mean, var, gamma, beta = (get(name + "/" + k) for k in (
         "moving_mean", "moving_variance", "gamma", "beta"))
     return tf.nn.batch_normalization(x, mean, tf.abs(var), beta, gamma, 1e-3)
-x = tf.constant(np.random.default_rng(0).normal(size=(1, 33, 34, 3)))
-x = tf.nn.silu(norm(tf.nn.conv2d(x, get("stem/conv2d/kernel"), 2, "SAME"),
-                    "stem/tpu_batch_normalization"))
-b = "blocks_0/"
-x = tf.nn.depthwise_conv2d(x, get(b + "depthwise_conv2d/depthwise_kernel"), (1, 1, 1, 1), "SAME")
-x = tf.nn.silu(norm(x, b + "tpu_batch_normalization"))
-s = tf.reduce_mean(x, (1, 2), keepdims=True)
-s = tf.nn.silu(tf.nn.conv2d(s, get(b + "se/conv2d/kernel"), 1, "SAME") + get(b + "se/conv2d/bias"))
-s = tf.nn.conv2d(s, get(b + "se/conv2d_1/kernel"), 1, "SAME") + get(b + "se/conv2d_1/bias")
-x = tf.nn.conv2d(tf.sigmoid(s) * x, get(b + "conv2d/kernel"), 1, "SAME")
-x = norm(x, b + "tpu_batch_normalization_1")
-np.save("out.npy", x.numpy())
-'''], cwd=tmp_path, capture_output=True, text=True)
+def block(x, b, expand, stride, skip):
+    bn, start = b + "tpu_batch_normalization", x
+    if expand:
+        x = tf.nn.silu(norm(conv(x, b + "conv2d"), bn))
+        bn = b + "tpu_batch_normalization_1"
+    x = tf.nn.depthwise_conv2d(x, get(b + "depthwise_conv2d/depthwise_kernel"),
+                               (1, stride, stride, 1), "SAME")
+    x = tf.nn.silu(norm(x, bn))
+    s = tf.reduce_mean(x, (1, 2), keepdims=True)
+    s = tf.nn.silu(conv(s, b + "se/conv2d") + get(b + "se/conv2d/bias"))
+    x *= tf.sigmoid(conv(s, b + "se/conv2d_1") + get(b + "se/conv2d_1/bias"))
+    x = norm(conv(x, b + ("conv2d_1" if expand else "conv2d")),
+             b + "tpu_batch_normalization_" + ("2" if expand else "1"))
+    return x + start if skip else x
+for size in sizes:
+    height, width = map(int, size.split("x"))
+    x = tf.constant(np.random.default_rng(0).normal(size=(1, height, width, 3)))
+    x = tf.nn.silu(norm(conv(x, "stem/conv2d", 2), "stem/tpu_batch_normalization"))
+    x = block(x, "blocks_0/", False, 1, False)
+    x = block(x, "blocks_1/", True, 2, False)
+    x = block(x, "blocks_2/", True, 1, True)
+    np.save(size + ".npy", x.numpy())
+'''
+
+
+def test_the_first_layers_compute_what_tensorflow_does(tmp_path):
+    """Stem and three blocks by tf.nn with SAME padding, in a process without PyTorch."""
+    values = {name: theirs for name, (_, theirs, _) in variables('b0', 10).items()}
+    write(tmp_path, {f'{name}{average}': value for name, value in values.items()
+                     for average in ('', '/ExponentialMovingAverage')})
+    sizes = ('64x64', '65x65', '63x66')
+    done = subprocess.run([sys.executable, '-c', FORWARD, str(tmp_path / 'model.ckpt'), *sizes],
+                          cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    from mmeffnet import EfficientNet
-    network = EfficientNet('b0', out_indices=(1, )).double().eval()
+    network = EfficientNet('b0', out_indices=(2, )).double().eval()
+    # The random variances are not all positive; both sides take their absolute values.
     state = {key.removeprefix('backbone.'): value.abs() if key.endswith('running_var') else value
-             for key, value in load_weights(folder).state.items() if 'head' not in key}
+             for key, value in load_weights(tmp_path).state.items() if 'head' not in key}
     network.load_state_dict(state)
-    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 33, 34, 3)))
-    with torch.no_grad():
-        ours, = network(image.permute(0, 3, 1, 2))
-    expected = np.load(tmp_path / 'out.npy').transpose(0, 3, 1, 2)
-    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+    for size in sizes:
+        height, width = map(int, size.split('x'))
+        image = np.random.default_rng(0).normal(size=(1, height, width, 3))
+        with torch.no_grad():
+            ours, = network(torch.from_numpy(image).permute(0, 3, 1, 2))
+        expected = torch.from_numpy(np.load(tmp_path / f'{size}.npy')).permute(0, 3, 1, 2)
+        assert ours.shape == expected.shape
+        assert peers.relative_difference(ours, expected) < 1e-9
