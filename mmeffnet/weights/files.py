@@ -42,7 +42,8 @@ def _safe_globals() -> list:
     return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
 
 
-add_safe_globals(_safe_globals())
+_SAFE_GLOBALS = _safe_globals()
+add_safe_globals(_SAFE_GLOBALS)
 
 
 def read_checkpoint(path, map_location='cpu'):
@@ -53,6 +54,9 @@ def read_checkpoint(path, map_location='cpu'):
     path = Path(path)
     if not path.is_file():
         raise InputError(f'checkpoint {str(path)!r} does not exist')
+    # Once more: the fork of MMEngine adds the same ones for each load of its own, and takes
+    # them away after it.
+    add_safe_globals(_SAFE_GLOBALS)
     try:
         return torch.load(path, map_location=map_location, weights_only=True,
                           mmap=zipfile.is_zipfile(path))
