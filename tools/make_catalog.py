@@ -48,9 +48,22 @@ KERAS_MD5 = dict(
     b4='18c95ad55216b8f92d7e70b3a046e2fc', b5='ace28f2a6363774853a83a0b21b9421a',
     b6='165f6e37dce68623721b423839de8be5', b7='8c03f828fec3ef71311cd463b6759d99')
 
-# Of timm's own trainings, from its release notes; the others are conversions of TPU sets.
-TIMM_TOP1 = {'efficientnet_b0.ra_in1k': 77.7, 'efficientnet_b0.ra4_e3600_r224_in1k': 78.6,
-             'efficientnet_b1.ra4_e3600_r240_in1k': 80.4}
+# Per cent top-1 and top-5 of the same, from the table in Keras' documentation.
+KERAS = 'keras.io, applications'
+KERAS_RESULTS = dict(b0=(77.1, 93.3), b1=(79.1, 94.4), b2=(80.1, 94.9), b3=(81.6, 95.7),
+                     b4=(82.9, 96.4), b5=(83.6, 96.7), b6=(84.0, 96.8), b7=(84.3, 97.0))
+
+# Of timm's own trainings, and of its own sizes, where timm measured at the size that the set
+# has here: from its release notes and results/results-imagenet.csv. The others are
+# conversions of TPU sets.
+TIMM_RESULTS = {
+    'efficientnet_b0.ra_in1k': (77.7, ''), 'efficientnet_b0.ra4_e3600_r224_in1k': (78.6, ''),
+    'efficientnet_b1.ra4_e3600_r240_in1k': (80.4, ''),
+    'efficientnet_b5.sw_in12k_ft_in1k': (85.892, 97.736),
+    'efficientnet_el.ra_in1k': (81.312, 95.536), 'efficientnet_em.ra2_in1k': (79.240, 94.794),
+    'tf_efficientnet_b8.ra_in1k': (85.368, 97.394),
+    'tf_efficientnet_lite3.in1k': (79.808, 94.912),
+    'tf_efficientnet_lite4.in1k': (81.532, 95.664)}
 TIMM_TPU = {'aa': 'aa', 'ap': 'advprop', 'ns_jft': 'noisystudent', 'ra': 'ra', '': 'base'}
 
 
@@ -83,7 +96,9 @@ def keras() -> Iterator[dict]:
     for variant, md5 in KERAS_MD5.items():
         yield row(variant, 'keras_in1k', layout='keras', digest=f'md5:{md5}',
                   address=f'https://storage.googleapis.com/keras-applications/efficientnet{variant}.h5',
-                  source=f'keras://efficientnet{variant}', licence='Apache-2.0')
+                  source=f'keras://efficientnet{variant}', licence='Apache-2.0',
+                  top1=KERAS_RESULTS[variant][0], top5=KERAS_RESULTS[variant][1],
+                  results_source=KERAS)
 
 
 def lite() -> Iterator[dict]:
@@ -132,8 +147,9 @@ def timm() -> Iterator[dict]:
             interpolation=cfg.interpolation,
             input='half' if cfg.mean[0] == 0.5 else 'imagenet',
             padding='same' if tf else 'symmetric', eps=0.001 if tf else 1e-5,
-            classes=cfg.num_classes, top1=TIMM_TOP1.get(name, top1),
-            results_source='timm' if name in TIMM_TOP1 else TPU if top1 else '',
+            classes=cfg.num_classes, top1=TIMM_RESULTS.get(name, (top1, ''))[0],
+            top5=TIMM_RESULTS.get(name, (top1, ''))[1],
+            results_source='timm' if name in TIMM_RESULTS else TPU if top1 else '',
             licence=(cfg.license or '').replace('apache-2.0', 'Apache-2.0'))
 
 

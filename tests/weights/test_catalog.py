@@ -56,7 +56,11 @@ def test_mmpretrains_files_are_all_in_the_catalog():
     ('efficientnet-b8_tpu-advprop_in1k', dict(top1=85.5, resolution=672, norm=HALF_NORM)),
     ('efficientnet-l2_tpu-noisystudent-475px_in1k', dict(top1=88.2, resolution=475)),
     ('efficientnet-lite3_tpu-lite_in1k', dict(top1=79.8, resolution=280, norm=HALF_NORM)),
-    ('efficientnet-lite3_timm-tf_in1k', dict(top1=None, resolution=300)),
+    ('efficientnet-lite3_timm-tf_in1k', dict(top1=79.808, resolution=300,
+                                             results_source='timm')),
+    ('efficientnet-b2_keras_in1k', dict(top1=80.1, top5=94.9)),
+    # timm measured it at 288 px alone.
+    ('efficientnet-b2_timm-ra_in1k', dict(top1=None, resolution=256)),
     ('efficientnet-el_tpu-edgetpu_in1k', dict(top1=80.62, resolution=300)),
     ('efficientnet-b0_mmpretrain-noisystudent_in1k', dict(top1=78.8)),
     ('efficientnet-b1_torchvision-v2_in1k', dict(
