@@ -53,18 +53,9 @@ KERAS = 'keras.io, applications'
 KERAS_RESULTS = dict(b0=(77.1, 93.3), b1=(79.1, 94.4), b2=(80.1, 94.9), b3=(81.6, 95.7),
                      b4=(82.9, 96.4), b5=(83.6, 96.7), b6=(84.0, 96.8), b7=(84.3, 97.0))
 
-# Of timm's own trainings, and of its own sizes, where timm measured at the size that the set
-# has here: from its release notes and results/results-imagenet.csv. The others are
-# conversions of TPU sets.
-TIMM_RESULTS = {
-    'efficientnet_b0.ra_in1k': (77.7, ''), 'efficientnet_b0.ra4_e3600_r224_in1k': (78.6, ''),
-    'efficientnet_b1.ra4_e3600_r240_in1k': (80.4, ''),
-    'efficientnet_b5.sw_in12k_ft_in1k': (85.892, 97.736),
-    'efficientnet_el.ra_in1k': (81.312, 95.536), 'efficientnet_em.ra2_in1k': (79.240, 94.794),
-    'tf_efficientnet_b8.ra_in1k': (85.368, 97.394),
-    'tf_efficientnet_lite3.in1k': (79.808, 94.912),
-    'tf_efficientnet_lite4.in1k': (81.532, 95.664)}
-TIMM_TPU = {'aa': 'aa', 'ap': 'advprop', 'ns_jft': 'noisystudent', 'ra': 'ra', '': 'base'}
+# timm's results/results-imagenet.csv, and its release notes for the two ra4 sets. Left out are
+# four that it measured at another size than the set has here (b1 ft, b2 ra, b3 ra2, b4 ra2).
+TIMM_RESULTS = Path(__file__).with_name('timm_results.csv')
 
 
 def row(variant: str, publisher: str, **fields) -> dict:
@@ -127,18 +118,15 @@ def torchvision() -> Iterator[dict]:
 
 def timm() -> Iterator[dict]:
     from timm.models import get_pretrained_cfg, list_pretrained
+    with TIMM_RESULTS.open(newline='') as file:
+        results = {line['name']: (line['top1'], line['top5']) for line in csv.DictReader(file)}
     for name in list_pretrained():
         found = re.fullmatch(r'(tf_)?efficientnet_(\w+)\.(\w+)', name)
         if not found or found[2] not in VARIANTS:
             continue
         tf, variant, tag = found.groups()
         cfg = get_pretrained_cfg(name)
-        kind = re.sub(r'_?in1k.*$', '', tag)
-        pixels = 475 if tag.endswith('_475') else None
-        known = TPU_TOP1[VARIANT_SETS.get(variant) or TIMM_TPU.get(kind, '')] if tf else {}
-        # Lite3 and Lite4 are not at their official sizes here.
-        same_size = cfg.input_size[1] == (pixels or VARIANTS[variant].resolution)
-        top1 = known.get(f'{variant}-475px' if pixels else variant, '') if same_size else ''
+        top1, top5 = results.get(name, ('', ''))
         yield row(
             variant, f'timm{"-tf" if tf else ""}{timm_set(tag)}', layout='timm',
             address=cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}',
@@ -147,9 +135,8 @@ def timm() -> Iterator[dict]:
             interpolation=cfg.interpolation,
             input='half' if cfg.mean[0] == 0.5 else 'imagenet',
             padding='same' if tf else 'symmetric', eps=0.001 if tf else 1e-5,
-            classes=cfg.num_classes, top1=TIMM_RESULTS.get(name, (top1, ''))[0],
-            top5=TIMM_RESULTS.get(name, (top1, ''))[1],
-            results_source='timm' if name in TIMM_RESULTS else TPU if top1 else '',
+            classes=cfg.num_classes, top1=top1, top5=top5,
+            results_source='timm' if top1 else '',
             licence=(cfg.license or '').replace('apache-2.0', 'Apache-2.0'))
 
 
@@ -158,11 +145,6 @@ def timm_set(tag: str) -> str:
     kind, data, pixels = re.fullmatch(r'(?:(\w+)_)?(in\d+k)(_\d+)?', tag).groups()
     return f'-{kind}_{data}{pixels or ""}'.replace('_', '-').replace(
         f'-{data}', f'_{data}') if kind else f'_{data}'
-
-
-# EdgeTPU and Lite have one set each, which timm does not name.
-VARIANT_SETS = {**dict.fromkeys(EDGETPU, 'edgetpu'),
-                **dict.fromkeys([f'lite{i}' for i in range(5)], 'lite')}
 
 
 MMPRETRAIN_SETS = {'': 'base', 'aa': 'aa', 'aa-advprop': 'advprop',

@@ -6,11 +6,11 @@ from mmengine.hooks import Hook
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.registry import HOOKS
-from mmeffnet.weights import Weights, identify, load_weights
+from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import statements
 from mmeffnet.weights.fit import CLASSIFIER_KEYS, fit, warn_of_numerics
 from mmeffnet.weights.layouts import BACKBONE, OURS
-from mmeffnet.weights.sources import read_state, with_statements
+from mmeffnet.weights.sources import published, read_state, with_statements
 from mmeffnet.weights.translate import COUNTERS, few, find_networks, translate, weights_of
 
 
@@ -96,7 +96,7 @@ class AnyWeightsHook(Hook):
                 if layout is OURS and prefix == found[0]]
         weights = with_statements(
             translate(state, source, prefix=mine[0] if mine else None, also=found[1].arch,
-                      entry=identify(source)), statements(checkpoint))
+                      entry=published(source)), statements(checkpoint))
         fitted = fit_model(weights, model, new_classes=True)
         own = model.state_dict()
         checkpoint.clear()

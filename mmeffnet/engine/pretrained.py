@@ -8,10 +8,10 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
-from mmeffnet.weights.catalog import CATALOG, get_entry, identify
+from mmeffnet.weights.catalog import CATALOG, get_entry
 from mmeffnet.weights.files import kind_of_file
 from mmeffnet.weights.settings import apply, mismatch, norm_mismatch
-from mmeffnet.weights.sources import REGISTERED, read_state
+from mmeffnet.weights.sources import REGISTERED, published, read_state
 
 
 def address(source) -> str:
@@ -21,7 +21,7 @@ def address(source) -> str:
         return source
     if '://' in source:
         # The address of a published file: it is compared with the published hash then.
-        foreign = identify(source) is not None
+        foreign = published(source) is not None
     else:
         foreign = by_name(source) or kind_of_file(source) != 'torch'
     return f'mmeffnet://{source}' if foreign else source
@@ -34,7 +34,7 @@ def by_name(source) -> bool:
 
 def check_source(source, cfg: Config) -> None:
     """Read a local file, to be sure of it, and warn once where the config does not suit it."""
-    entry, norm = identify(source), None
+    entry, norm = published(source), None
     if not by_name(source) and '://' not in str(source):
         _, stated = read_state(source)
         entry, norm = entry or CATALOG.get(stated.get('published')), stated.get('norm')

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmeffnet.arch import Arch, nearest
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.weights.catalog import CATALOG, get_entry, identify, verify
+from mmeffnet.weights.catalog import CATALOG, Entry, get_entry, identify, verify
 from mmeffnet.weights.files import kind_of_file, need, read_checkpoint, read_safetensors, statements
 from mmeffnet.weights.translate import Weights, translate, weights_of
 
@@ -37,7 +38,7 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
     Raises InputError naming the source, what is wrong with it, and the way out.
     """
     source = str(source).removeprefix('mmeffnet://')
-    path, entry = source, identify(source)
+    path, entry = source, published(source)
     if '://' in source:
         scheme, name = source.split('://', 1)
         path = SCHEMES[scheme](name) if scheme in SCHEMES else _through_mmengine(source)
@@ -56,6 +57,15 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
             verify(path, entry)
         state, stated = read_state(path, average=average)
     return with_statements(translate(state, source, prefix=prefix, also=also, entry=entry), stated)
+
+
+def published(source) -> Entry | None:
+    """The set of the catalog that a source is, a library's own default included."""
+    source = str(source).removeprefix('mmeffnet://')
+    scheme, _, name = source.partition('://')
+    if scheme in DEFAULTS:
+        source = f'{scheme}://{DEFAULTS[scheme](name)}'
+    return identify(source)
 
 
 def with_statements(weights: Weights, stated: Mapping) -> Weights:
@@ -147,19 +157,42 @@ def _timm(name: str) -> dict[str, torch.Tensor]:
         return timm.create_model(name, pretrained=True).state_dict()
 
 
+def _timm_default(name: str) -> str:
+    """The name with its set: timm's default where it names none."""
+    base, _, chosen = name.partition('.')
+    if chosen or not find_spec('timm'):
+        return name
+    from timm.models import get_pretrained_cfg
+    cfg = get_pretrained_cfg(base)
+    return f'{base}.{cfg.tag}' if cfg and cfg.tag else name
+
+
 def _torchvision(name: str) -> Path:
     """'efficientnet_b0', or with a set: 'efficientnet_b1.imagenet1k_v2'."""
     from torchvision import models
-    base, _, chosen = name.lower().partition('.')
+    base, _, chosen = _torchvision_default(name).partition('.')
     known = models.list_models(include='efficientnet_b*')
     if base not in known:
         raise InputError(f'torchvision://{name}: torchvision has no such network'
                          f'{nearest(base, known)} (known: {", ".join(known)})')
     sets = {weights.name.lower(): weights for weights in models.get_model_weights(base)}
-    if chosen and chosen not in sets:
+    if chosen not in sets:
         raise InputError(f'torchvision://{name}: {base} has the sets {", ".join(sets)}')
-    weights = sets[chosen] if chosen else models.get_model_weights(base).DEFAULT
-    return download(weights.url)
+    return download(sets[chosen].url)
+
+
+def _torchvision_default(name: str) -> str:
+    """The name with its set, in small letters: torchvision's default where it names none."""
+    from torchvision import models
+    base, _, chosen = name.lower().partition('.')
+    if not chosen and base in models.list_models():
+        chosen = models.get_model_weights(base).DEFAULT.name.lower()
+    return f'{base}.{chosen}' if chosen else base
+
+
+# What a library's name means that names no set, by the installed library.
+DEFAULTS: dict[str, Callable[[str], str]] = {
+    'timm': _timm_default, 'torchvision': _torchvision_default}
 
 
 def _keras(name: str) -> Path:

@@ -157,8 +157,11 @@ def test_one_pixel_can_be_drawn(box):
     from mmeffnet.inference.maps import Explanation
     from mmeffnet.inference.predictor import Prediction
     best = Prediction(0, 'name', 1.0)
-    draw_figure(Image.new('RGB', (1, 1)), [
+    figure = draw_figure(Image.new('RGB', (1, 1)), [
         Explanation('title', 'source', best, best, np.zeros((8, 8), np.float32), box)])
+    figure.canvas.draw()
+    assert len(figure.axes) == 3  # photograph, map, scale
+    assert np.asarray(figure.canvas.buffer_rgba()).std() > 1
 
 
 # What is refused.

@@ -93,7 +93,13 @@ def test_the_network_is_frozen_in_eval_mode(predictor):
 
 
 def test_weights_may_lack_the_counters_that_change_nothing():
-    build_network(without(random_weights(), 'num_batches_tracked'), device='cpu')
+    whole = random_weights()
+    networks = [build_network(weights, device='cpu').model
+                for weights in (whole, without(whole, 'num_batches_tracked'))]
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole, without_counters = (network(image) for network in networks)
+    assert torch.equal(whole, without_counters)
 
 
 def test_the_first_bad_picture_is_named(predictor, tmp_path):

@@ -111,6 +111,25 @@ def test_torchvision_names_lead_to_torchvisions_file(cache, monkeypatch):
     assert torch.equal(weights.state['head.fc.weight'], state['classifier.1.weight'])
 
 
+@pytest.mark.parametrize(('source', 'name'), [
+    ('torchvision://efficientnet_b0', 'efficientnet-b0_torchvision-v1_in1k'),
+    ('torchvision://EfficientNet_B1', 'efficientnet-b1_torchvision-v2_in1k'),
+    ('mmeffnet://torchvision://efficientnet_b1.IMAGENET1K_V1',
+     'efficientnet-b1_torchvision-v1_in1k'),
+    ('timm://tf_efficientnet_b3', 'efficientnet-b3_timm-tf-ns-jft_in1k'),
+    ('timm://tf_efficientnet_lite0', 'efficientnet-lite0_timm-tf_in1k')])
+def test_a_name_without_a_set_is_the_librarys_default(source, name):
+    if 'timm' in source:
+        pytest.importorskip('timm', reason='timm is not installed')
+    assert sources.published(source).name == name
+
+
+@pytest.mark.parametrize('source', ['torchvision://resnet50', 'torchvision://nothing',
+                                    'timm://resnet50', 'timm://nothing', 's3://bucket/x.pth'])
+def test_other_networks_are_no_published_set(source):
+    assert sources.published(source) is None
+
+
 def test_wrong_torchvision_names_give_the_right_ones():
     with pytest.raises(InputError, match="no such network; did you mean 'efficientnet_b"):
         load_weights('torchvision://efficientnet_bo')
