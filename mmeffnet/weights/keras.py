@@ -1,7 +1,6 @@
 """Reading what Keras writes, as a state dict in the layout of efficientnet_pytorch."""
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.variants import IMAGENET_NORM, Norm
+from mmeffnet.variants import Norm
 from mmeffnet.weights.files import need
+from mmeffnet.weights.keras_input import WAY_OUT, normalisation
 from mmeffnet.weights.layouts import LUKEMELAS, recognise
 from mmeffnet.weights.translate import few
 
@@ -28,7 +28,6 @@ TRUNK = {'stem_conv': '_conv_stem', 'stem_bn': '_bn0', 'top_conv': '_conv_head',
 TOP = {'predictions': '_fc'}
 VARIABLES = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean',
              'moving_variance': 'running_var', 'kernel': 'weight', 'bias': 'bias'}
-WAY_OUT = 'save the whole network by model.save("....h5") and give that file'
 
 
 def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
@@ -36,12 +35,7 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
 
     Files of keras.applications (EfficientNetB0 to B7, with and without classifier), of
     ``model.save`` and of ``save_weights``, of Keras 2 and 3.
-    The network has its normalisation inside: x / 255, then the layer's mean and variance. The
-    published files keep *standard deviations* in place of the variances, and the network that
-    loads them divides once more by their root (tensorflow#49930 and #48412), which comes to
-    the usual ImageNet numbers. So: those, written either way, are ImageNet's; mean 0 and
-    variance 1 is x / 255; other numbers need the architecture, which only ``model.save``
-    writes. None where the file has no such layer.
+    The normalisation is None where the file has no such layer, see ``keras_input``.
     Raises InputError for a damaged file, for layers beside or missing in an EfficientNet, and
     for a normalisation that cannot be told.
     """
@@ -57,12 +51,16 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole HDF5 '
                          f'file ({one_line(error)[:120]}): copy or download it again') from error
-    norm_layer = layers.pop('normalization', None)
+    norm = layers.pop('normalization', None)
     names = _names(layers, path)
     state = {f'{names[layer]}.{VARIABLES[variable]}': _as_torch(layer, value)
              for layer, variables in layers.items() for variable, value in variables.items()}
     refuse(path, absent_blocks(state), ())
-    return state, None if norm_layer is None else _normalisation(norm_layer, config, path)
+    if norm is None:
+        return state, None
+    refuse(path, {f'normalization/{name}' for name in ('mean', 'variance') if name not in norm},
+           ())
+    return state, normalisation(norm, config, path)
 
 
 def refuse(path, lacking: Iterable[str], beside: Iterable[str]) -> None:
@@ -228,67 +226,3 @@ def _without_gaps(places: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
             for number in range(1, max(last, default=0) + 1)
             for letter in (range(ord('a'), ord(last.get(number) or 'a') + 1)
                            if last.get(number) != '' else (0, ))]
-
-
-# The last digit of float32 and of the rounded numbers that are published.
-CLOSE = 1e-4
-
-
-def _normalisation(layer: dict[str, np.ndarray], config, path) -> Norm:
-    refuse(path, {f'normalization/{name}' for name in ('mean', 'variance') if name not in layer},
-           ())
-    mean, variance = (np.asarray(layer[key], float).reshape(-1) for key in ('mean', 'variance'))
-    if config is not None:
-        return _from_architecture(mean, variance, config, path)
-    known, std = np.array(IMAGENET_NORM.mean) / 255, np.array(IMAGENET_NORM.std) / 255
-    if any(_close(mean, known) and _close(variance, stored) for stored in (std, std ** 2)):
-        return IMAGENET_NORM
-    if _close(mean, np.zeros(len(mean))) and _close(variance, np.ones(len(mean))):
-        return Norm(mean=(0., ) * len(mean), std=(255., ) * len(mean))
-    raise InputError(
-        f'{str(path)!r} normalises by mean {mean.round(4).tolist()} and variance '
-        f'{variance.round(4).tolist()}, and whether the network rescales after that is not in '
-        f'the file: {WAY_OUT}')
-
-
-def _close(values: np.ndarray, known: np.ndarray) -> bool:
-    return values.shape == known.shape and np.allclose(values, known, rtol=0, atol=CLOSE)
-
-
-# What may stand before the stem and leaves the values of the input alone, at inference.
-HARMLESS = re.compile(r'InputLayer|Normalization|ZeroPadding2D|Resizing|CenterCrop|Random\w+')
-
-
-def _from_architecture(mean, variance, config, path) -> Norm:
-    """What the layers before the stem do, by the network's own description."""
-    before = after = np.ones(len(mean))
-    seen = False
-    try:
-        for layer in json.loads(config)['config']['layers']:
-            kind = layer['class_name']
-            if kind == 'Conv2D':
-                break  # the stem
-            seen = seen or kind == 'Normalization'
-            if not HARMLESS.fullmatch(kind):
-                factor = _factor(layer, path)
-                before, after = (before, after * factor) if seen else (before * factor, after)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f'{str(path)!r} describes its network otherwise than Keras 2 and 3 do '
-                         f'({one_line(error)}): {WAY_OUT}') from error
-    mean, std = mean / before, np.sqrt(variance) / (before * after)
-    if _close(mean / 255, np.array(IMAGENET_NORM.mean) / 255) and _close(
-            std / 255, np.array(IMAGENET_NORM.std) / 255):
-        return IMAGENET_NORM
-    return Norm(mean=tuple(mean.round(6).tolist()), std=tuple(std.round(6).tolist()))
-
-
-def _factor(layer: dict, path) -> np.ndarray:
-    """What a layer before the stem multiplies its input by."""
-    kind, settings = layer['class_name'], layer['config']
-    if kind == 'Rescaling' and not np.any(np.asarray(settings.get('offset', 0.), float)):
-        return np.asarray(settings['scale'], float).reshape(-1)
-    if kind == 'TFOpLambda' and settings['function'] == 'math.multiply':
-        # Keras 2 divides by the roots of the deviations in this way, with its call's arguments.
-        return np.asarray(layer['inbound_nodes'][0][3]['y'], float).reshape(-1)
-    raise InputError(f'{str(path)!r}: layer {settings["name"]!r} ({kind}) changes the input '
-                     'before the stem in a way that cannot be told: give a network without it')
