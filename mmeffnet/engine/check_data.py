@@ -42,8 +42,10 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     console = Console(file=sys.stdout, highlight=False)
     with one_line_errors():
-        if args.max_pixels < 1 or args.workers < 0 or (args.num_classes or 1) < 1:
-            raise InputError('--max-pixels and --num-classes must be above 0, --workers not below')
+        for name, value, least in (('max-pixels', args.max_pixels, 1), ('workers', args.workers, 0),
+                                   ('num-classes', args.num_classes, 1)):
+            if value is not None and value < least:
+                raise InputError(f'--{name} {value} must be at least {least}')
         bar = Console(file=sys.stderr)
         problems, counts = scan(
             Path(args.data), num_classes=args.num_classes, workers=args.workers,

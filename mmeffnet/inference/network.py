@@ -131,7 +131,8 @@ def find_class(names: Sequence[str], wanted) -> int:
     whole = [index for index in found if names[index].casefold() == wanted]
     found = whole or found
     if not found:
-        raise InputError(f'no class is called {wanted!r}{nearest(wanted, spellings)}')
+        raise InputError(f'no class is called {wanted!r}{nearest(wanted, spellings)} An index from '
+                         f'0 to {len(names) - 1} is taken too')
     if len(found) > 1:
         raise InputError(f'{len(found)} classes are called {wanted!r}: give an index '
                          f'({", ".join(map(str, found))})')

@@ -49,7 +49,7 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
                                         average=average), entry=entry)
     elif not (Path(source).exists() or kind_of_file(source) == 'tensorflow'):
         raise InputError(f'checkpoint {source!r} does not exist, and no set of the catalog is '
-                         f'called so{nearest(source, CATALOG)}')
+                         f'called so{nearest(source, CATALOG)} (mmeffnet.weights.CATALOG has all)')
     if isinstance(path, dict):
         state, stated = weights_of(path), {}
     else:

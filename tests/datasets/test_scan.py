@@ -105,8 +105,9 @@ def test_several_processes_find_the_same(data):
 
 
 @pytest.mark.parametrize(('argv', 'message'), [
-    (['gone'], "data folder 'gone' does not exist"), (['.'], 'holds no classes'),
-    (['data', '--workers', '-1'], '--workers not below'),
+    (['gone'], "data folder 'gone' does not exist"), (['.'], 'holds no pictures in classes'),
+    (['data', '--workers', '-1'], '--workers -1 must be at least 0'),
+    (['data', '--num-classes', '0'], '--num-classes 0 must be at least 1'),
     (['data', '--report', 'data/train/cat/0.jpg/report.json'], 'cannot be written')])
 def test_wrong_arguments_are_one_line(argv, message, data, capsys):
     if argv == ['.']:
