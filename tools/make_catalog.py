@@ -54,8 +54,8 @@ KERAS = 'keras.io, applications'
 KERAS_RESULTS = dict(b0=(77.1, 93.3), b1=(79.1, 94.4), b2=(80.1, 94.9), b3=(81.6, 95.7),
                      b4=(82.9, 96.4), b5=(83.6, 96.7), b6=(84.0, 96.8), b7=(84.3, 97.0))
 
-# timm's results/results-imagenet.csv, and its release notes for the two ra4 sets. Left out are
-# four that it measured at another size than the set has here (b1 ft, b2 ra, b3 ra2, b4 ra2).
+# timm's results/results-imagenet.csv, and its release notes for the two ra4 sets: measured at the
+# size that timm evaluates a set at, which for six of them is larger than they were trained at.
 TIMM_RESULTS = Path(__file__).with_name('timm_results.csv')
 
 
@@ -132,7 +132,8 @@ def timm() -> Iterator[dict]:
             variant, f'timm{"-tf" if tf else ""}{timm_set(tag)}', layout='timm',
             address=cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}',
             source=f'timm://{name}', digest=sha256_in(cfg.url or ''),
-            resolution=cfg.input_size[1], crop=cfg.crop_pct, crop_mode=cfg.crop_mode,
+            resolution=(cfg.test_input_size or cfg.input_size)[1],
+            crop=cfg.test_crop_pct or cfg.crop_pct, crop_mode=cfg.crop_mode,
             interpolation=cfg.interpolation,
             input='half' if cfg.mean[0] == 0.5 else 'imagenet',
             padding='same' if tf else 'symmetric', eps=0.001 if tf else 1e-5,

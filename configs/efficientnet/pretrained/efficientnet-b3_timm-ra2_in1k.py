@@ -7,15 +7,15 @@ model = dict(
 )
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=288),
+    dict(type='EfficientNetRandomCrop', scale=320),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='ResizeEdge', scale=329, edge='short', backend='pillow', interpolation='bicubic'),
-    dict(type='CenterCrop', crop_size=288),
+    dict(type='ResizeEdge', scale=320, edge='short', backend='pillow', interpolation='bicubic'),
+    dict(type='CenterCrop', crop_size=320),
     dict(type='PackInputs'),
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
