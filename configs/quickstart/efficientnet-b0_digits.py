@@ -1,6 +1,7 @@
 # B0 on 1,797 real handwritten digits: shows in minutes, on two CPU cores and without any
 # download, that an installation trains. Ends above 98 % top-1.
-_base_ = ['../_base_/models/efficientnet.py', '../_base_/default_runtime.py']
+_base_ = ['../_base_/models/efficientnet.py', '../_base_/datasets/digits_bs32.py',
+          '../_base_/default_runtime.py']
 
 # For so few steps three things differ from ImageNet: BatchNorm's running statistics would lag
 # behind at momentum 0.01; the head's usual start, uniform within 1 / sqrt(10), is far too large
@@ -11,35 +12,6 @@ model = dict(
         num_classes=10,
         init_cfg=dict(type='Normal', layer='Linear', std=0.01),
         loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1)))
-data_preprocessor = dict(
-    num_classes=10, mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5], to_rgb=False)
-
-train_pipeline = [
-    dict(type='Resize', scale=(64, 64), interpolation='bicubic'),
-    dict(type='RandomCrop', crop_size=64, padding=4),
-    dict(type='PackInputs'),
-]
-test_pipeline = [
-    dict(type='Resize', scale=(64, 64), interpolation='bicubic'),
-    dict(type='PackInputs'),
-]
-
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(type='mmeffnet.Digits', split='train', pipeline=train_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=True))
-val_dataloader = dict(
-    batch_size=64,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(type='mmeffnet.Digits', split='test', pipeline=test_pipeline),
-    sampler=dict(type='DefaultSampler', shuffle=False))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='mmeffnet.Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator
-
 optim_wrapper = dict(
     type='mmeffnet.AmpOptimWrapper',
     optimizer=dict(type='AdamW', lr=0.002, weight_decay=0.01, fused=True))
