@@ -1,4 +1,4 @@
-"""Errors that are the input's fault: one clear line, exit code 2, no traceback."""
+"""Errors that end a command with one clear line and no traceback."""
 import os
 import sys
 from contextlib import contextmanager
@@ -10,20 +10,33 @@ class InputError(Exception):
     """Something the user gave is wrong: the message names it, the rule and the way out."""
 
 
+class RunError(Exception):
+    """A run that had to stop on its way: the message says where, why and how to go on."""
+
+    def __init__(self, text: str):
+        # PyTorch hands an error of a loading worker on with the worker's traceback in its text.
+        super().__init__(text.rpartition(f'{type(self).__name__}: ')[2].strip())
+
+
+# What the process ends with: 2 before anything was done, 1 on the way.
+EXIT_CODES = {InputError: 2, RunError: 1}
+
+
 @contextmanager
 def one_line_errors(*also: type[Exception]):
-    """End the process with one line for an InputError and for the types in ``also``.
+    """End the process with one line for an InputError, a RunError and the types in ``also``.
 
     Setting MMEFFNET_TRACEBACK=1 lets the exception through, with its traceback.
     """
     try:
         yield
-    except (InputError, *also) as error:
+    except (*EXIT_CODES, *also) as error:
         if os.environ.get(TRACEBACK_SWITCH):
             raise
-        hint = '' if isinstance(error, InputError) else f' [{TRACEBACK_SWITCH}=1 shows where]'
+        known = [code for kind, code in EXIT_CODES.items() if isinstance(error, kind)]
+        hint = '' if known else f' [{TRACEBACK_SWITCH}=1 shows where]'
         print(f'error: {one_line(error)}{hint}', file=sys.stderr)
-        sys.exit(2)
+        sys.exit(known[0] if known else 2)
 
 
 def one_line(error: BaseException) -> str:
@@ -31,6 +44,6 @@ def one_line(error: BaseException) -> str:
     # str() of a KeyError quotes its message.
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = ' '.join(str(text).split())
-    if isinstance(error, (InputError, ValueError, FileNotFoundError)) and text:
+    if isinstance(error, (*EXIT_CODES, ValueError, FileNotFoundError)) and text:
         return text
     return f'{type(error).__name__}: {text}' if text else type(error).__name__

@@ -71,11 +71,11 @@ def fails(tmp_path, monkeypatch, capsys):
 
     from mmeffnet.engine import cli, run
 
-    def check(parser, *argv):
+    def check(parser, *argv, code=2):
         command = {cli.train_parser: run.train, cli.test_parser: run.test}[parser]
         with pytest.raises(SystemExit) as exit_:
             command(cli.parse(parser(), [str(a) for a in argv]))
-        assert exit_.value.code == 2
+        assert exit_.value.code == code
         lines = capsys.readouterr().err.strip().splitlines()
         errors = [line for line in lines if line.startswith('error: ')]
         assert len(errors) == 1

@@ -5,12 +5,15 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='mmeffnet.CheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
-    random_state=dict(type='mmeffnet.RandomStateHook'),
+    exact_resume=dict(type='mmeffnet.ExactResumeHook'),
     plain_checkpoint=dict(type='mmeffnet.PlainCheckpointHook'),
     any_weights=dict(type='mmeffnet.AnyWeightsHook'),
+    samples=dict(type='mmeffnet.SamplesHook', max_skips=0),
+    non_finite=dict(type='mmeffnet.NonFiniteHook', max_skips=0),
+    sigterm=dict(type='mmeffnet.SigtermHook'),
     pictures=dict(type='mmeffnet.PicturesHook'),
 )
 

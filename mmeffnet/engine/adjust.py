@@ -38,12 +38,26 @@ def dataloaders(cfg: Config, pin_memory: bool | None, persistent: bool | None) -
                 loader.setdefault('pin_memory', torch.cuda.is_available())
 
 
-def state_hooks(cfg: Config) -> None:
-    """Let any project's run read any weights, write plain files and resume its random state."""
+# What any project's run is given here, as configs/_base_/default_runtime.py has it.
+HOOKS = dict(
+    any_weights='mmeffnet.AnyWeightsHook', exact_resume='mmeffnet.ExactResumeHook',
+    plain_checkpoint='mmeffnet.PlainCheckpointHook', samples='mmeffnet.SamplesHook',
+    non_finite='mmeffnet.NonFiniteHook', sigterm='mmeffnet.SigtermHook')
+
+
+def surviving(cfg: Config) -> None:
+    """Let any project's run read any weights, keep whole plain files and resume anywhere."""
     hooks = cfg.setdefault('default_hooks', {})
-    hooks.setdefault('any_weights', dict(type='mmeffnet.AnyWeightsHook'))
-    hooks.setdefault('random_state', dict(type='mmeffnet.RandomStateHook'))
-    hooks.setdefault('plain_checkpoint', dict(type='mmeffnet.PlainCheckpointHook'))
+    for name, kind in HOOKS.items():
+        hooks.setdefault(name, dict(type=kind))
+    checkpoint = hooks.get('checkpoint')
+    if checkpoint and checkpoint.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook'):
+        checkpoint.type = 'mmeffnet.CheckpointHook'
+    loop = cfg.get('train_cfg')
+    if loop and (loop.get('by_epoch') and 'type' not in loop
+                 or loop.get('type') == 'EpochBasedTrainLoop'):
+        loop.pop('by_epoch', None)
+        loop.type = 'mmeffnet.EpochBasedTrainLoop'
 
 
 def processes_on_cpu(cfg: Config) -> None:
@@ -56,7 +70,7 @@ def processes_on_cpu(cfg: Config) -> None:
 
 
 def for_training(cfg: Config, args: Namespace) -> None:
-    """Apply --no-validate, --amp, --resume and --auto-scale-lr."""
+    """Apply --no-validate, --amp, --accumulate, --resume and --auto-scale-lr."""
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'model'):
         if not cfg.get(key):
             raise InputError(f'config {args.config!r} has no {key!r}: it cannot be trained')
@@ -64,6 +78,8 @@ def for_training(cfg: Config, args: Namespace) -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         _mixed_precision(cfg.optim_wrapper)
+    if args.accumulate:
+        _accumulate(cfg, args.accumulate)
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -72,6 +88,22 @@ def for_training(cfg: Config, args: Namespace) -> None:
             raise InputError(f'config {args.config!r} does not say what batch size its learning '
                              'rate is for: set auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
+    if (cfg.get('auto_scale_lr') or {}).get('enable'):
+        # MMEngine compares it with the images of one pass.
+        cfg.auto_scale_lr.base_batch_size /= accumulated(cfg)
+
+
+def accumulated(cfg: Config) -> int:
+    """How many batches of a config make one step."""
+    return cfg.optim_wrapper.get('accumulative_counts', 1)
+
+
+def _accumulate(cfg: Config, batches: int) -> None:
+    """Make one step of several batches, and average the weights after each step."""
+    cfg.optim_wrapper.accumulative_counts = batches
+    for hook in cfg.get('custom_hooks') or []:
+        if hook.get('type') in ('EMAHook', 'mmengine.EMAHook'):
+            hook.interval = batches
 
 
 def _mixed_precision(wrapper: ConfigDict) -> None:

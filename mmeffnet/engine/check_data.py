@@ -2,11 +2,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from argparse import ArgumentParser
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from mmeffnet.datasets.scan import KINDS, Problem, scan
 from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.files import whole
 
 FEW = 5  # of each kind are printed; the report has all
 
@@ -67,13 +66,9 @@ def main(argv=None) -> int:
 
 def write_report(path: Path, problems: list[Problem], counts: dict[str, int]) -> None:
     """Write all problems as JSON, whole or not at all."""
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(dict(pictures=counts, problems=[
-            asdict(problem) for problem in problems]), indent=1))
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(json.dumps(dict(pictures=counts, problems=[
+                asdict(problem) for problem in problems]), indent=1))
     except OSError as error:
-        with suppress(OSError):  # the folder itself may be what cannot be
-            part.unlink()
         raise InputError(f'--report {str(path)!r} cannot be written: {error.strerror}') from error

@@ -17,6 +17,12 @@ def train_parser() -> argparse.ArgumentParser:
         help='resume from a checkpoint; without a path, from the newest in the work dir')
     parser.add_argument('--amp', action='store_true',
                         help='mixed precision: bfloat16 where the device has it, else float16')
+    parser.add_argument('--compile', action='store_true',
+                        help='compile the network with torch.compile')
+    parser.add_argument('--channels-last', action='store_true',
+                        help='keep the channels of a pixel beside each other in memory')
+    parser.add_argument('--accumulate', type=_positive, metavar='N',
+                        help='sum up the gradients of N batches for each step')
     parser.add_argument('--no-validate', action='store_true', help='train without validation')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate to the batch size of this run')
@@ -57,6 +63,16 @@ def _common(parser: argparse.ArgumentParser) -> None:
     # torch.distributed.launch passes one spelling or the other, by its version; torchrun
     # sets LOCAL_RANK in the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} must be a whole number, at least 1')
+    return number
 
 
 def parse(parser: argparse.ArgumentParser, argv=None) -> argparse.Namespace:

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mmeffnet.files import whole
+
 MOST_CLASSES = 40  # labels of more classes cannot be read
 MOST_NUMBERS = 20  # nor the counts inside the cells
 BLUE, ORANGE = '#0072B2', '#D55E00'  # told apart by every kind of colour vision
@@ -101,8 +103,6 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> bool:
-    """Write a picture whole or not at all."""
-    part = path.with_name(f'.{path.name}.part')
-    figure.savefig(part, dpi=130, format='png')
-    part.replace(path)
+    with whole(path) as part:
+        figure.savefig(part, dpi=130, format='png')
     return True

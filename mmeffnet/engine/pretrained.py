@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
+from mmeffnet.engine.saving import newest_checkpoint
 from mmeffnet.weights.catalog import CATALOG, get_entry
 from mmeffnet.weights.files import kind_of_file
 from mmeffnet.weights.settings import apply, mismatch, norm_mismatch
@@ -62,9 +62,13 @@ def for_training(cfg: Config) -> str | None:
     Gives the checkpoint that is resumed, None where nothing is.
     """
     if cfg.get('resume'):
-        path = cfg.get('load_from') or find_latest_checkpoint(cfg.work_dir)
+        if not cfg.get('load_from'):
+            newest = newest_checkpoint(cfg.work_dir)
+            cfg.load_from = str(newest) if newest else None
+        path = cfg.load_from
         if path is None:
             print_log(f'Nothing to resume in {cfg.work_dir}: starting anew', 'current')
+            cfg.resume = False
         elif '://' not in path:
             read_state(path)
         return path

@@ -1,6 +1,8 @@
 """Training and testing from a command line: check everything first, then run."""
 import logging
+import math
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +17,12 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmeffnet.engine import adjust, pretrained
+from mmeffnet.engine import adjust, execution, pretrained
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.config import explain, load_config
 from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.engine.saving import claim
+from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.weights.sources import WEIGHTS_ONLY
 
 
@@ -28,13 +31,18 @@ def train(args: Namespace) -> None:
     with one_line_errors():
         cfg = _prepare(args)
         adjust.for_training(cfg, args)
-        adjust.state_hooks(cfg)
-        checkpoint = pretrained.for_training(cfg)
-        runner = _build(cfg, ['train', 'val'])
-        if checkpoint:
-            load_whole(checkpoint, bare_model(runner.model))
-        _notice_batch_size(cfg)
-        _start(runner.train, runner, cfg)
+        adjust.surviving(cfg)
+        with claim(cfg.work_dir):
+            checkpoint = pretrained.for_training(cfg)
+            runner = _build(cfg, ['train', 'val'])
+            if checkpoint:
+                load_whole(checkpoint, bare_model(runner.model))
+            for wanted, change in ((args.channels_last, execution.channels_last),
+                                   (args.compile, execution.compile_network)):
+                if wanted:
+                    change(bare_model(runner.model))
+            _notice_batch_size(cfg)
+            _start(runner.train, runner, cfg)
 
 
 def test(args: Namespace) -> None:
@@ -43,7 +51,7 @@ def test(args: Namespace) -> None:
         _check_output(args.out, args.out_item)
         cfg = _prepare(args)
         adjust.for_testing(cfg, args)
-        adjust.state_hooks(cfg)
+        adjust.surviving(cfg)
         pretrained.for_testing(cfg)
         runner = _build(cfg, ['test'])
         load_whole(cfg.load_from, bare_model(runner.model))
@@ -121,10 +129,17 @@ def _start(work: Callable, runner: Runner, cfg: Config):
     runner.register_hook(start)
     try:
         return work()
+    except RunError:
+        raise
     except Exception as error:
-        if start.started:
-            raise
-        raise InputError(explain(error, cfg)) from error
+        if not start.started:
+            raise InputError(explain(error, cfg)) from error
+        if re.search('DataLoader worker .*(exited unexpectedly|is killed by signal)', str(error)):
+            raise RunError(
+                f'a loading worker was killed at iteration {runner.iter + 1}, most often because '
+                'the memory was full: set train_dataloader.num_workers lower and go on with '
+                '--resume') from error
+        raise
 
 
 def _build(cfg: Config, stages: list[str]) -> Runner:
@@ -156,8 +171,10 @@ def _notice_batch_size(cfg: Config) -> None:
     base, batch = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
     if not base or not batch or scaling.get('enable'):
         return
-    total = batch * get_world_size()
+    factors = [get_world_size(), batch, adjust.accumulated(cfg)]
+    total = math.prod(factors)
     if total != base:
+        product = ' x '.join(map(str, factors))
         print_log(f'The learning rate is for batches of {base} images and this run has {total} '
-                  f'({get_world_size()} x {batch}): --auto-scale-lr scales it by {total / base:g}',
+                  f'({product}): --auto-scale-lr scales it by {total / base:g}',
                   'current', level=logging.WARNING)

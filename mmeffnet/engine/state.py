@@ -3,19 +3,24 @@ import random
 
 import numpy as np
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper
 
+from mmeffnet.engine.checkpoint import bare_model
 from mmeffnet.registry import HOOKS
 
 
 @HOOKS.register_module()
-class RandomStateHook(Hook):
-    """Save the random state with every checkpoint and go on from it after a resume.
+class ExactResumeHook(Hook):
+    """Let a resumed run do what the uninterrupted one would have done, to the bit.
 
-    Validation leaves the state as it found it, so that how often one validates does not
-    change the training. The state of the main process is kept, of rank 0: workers and the
-    sampler are seeded by MMEngine from seed, epoch and rank.
+    Every checkpoint holds the random state, the place within the epoch and the gradients of a
+    step that is not complete. The random state is that of the main process of rank 0; the order
+    of the images follows from seed, epoch and rank, what is drawn for one of them from
+    SamplesHook. Validation leaves the random state as it found it, so that how often one
+    validates does not change the training.
     """
     # Before LoggerHook and CheckpointHook: nothing may draw in between.
     priority = 'VERY_HIGH'
@@ -33,15 +38,53 @@ class RandomStateHook(Hook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         # A new best score has the last checkpoint written again in the midst of validation.
         checkpoint['random_state'] = self._before_val or random_state()
+        loop = runner.train_loop
+        if hasattr(loop, 'batches_done'):
+            # A checkpoint that is written at the end of an epoch belongs to the next.
+            within = checkpoint['meta']['epoch'] == runner.epoch
+            checkpoint['within_epoch'] = dict(done=loop.batches_done if within else 0,
+                                              of=len(loop.dataloader))
+        if waiting(runner.optim_wrapper):
+            checkpoint['gradients'] = {
+                name: _mean(p.grad) for name, p in bare_model(runner.model).named_parameters()
+                if p.grad is not None}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._resumed = checkpoint.get('random_state')
+        self._resumed = None
+        if runner._resume:
+            self._resumed = {key: checkpoint.get(key) for key in (
+                'random_state', 'within_epoch', 'gradients', 'meta')}
 
     def before_train(self, runner) -> None:
         # Not while loading: MMEngine sets the seed once more after that. A fine-tuning from
         # someone's weights starts with its own seed.
-        if runner._resume and self._resumed is not None:
-            set_random_state(self._resumed)
+        resumed, self._resumed = self._resumed, None
+        if resumed is None:
+            return
+        if resumed['random_state']:
+            set_random_state(resumed['random_state'])
+        if resumed['within_epoch'] and hasattr(runner.train_loop, 'begin_at'):
+            runner.train_loop.begin_at(**resumed['within_epoch'])
+        if waiting(runner.optim_wrapper):
+            for name, param in bare_model(runner.model).named_parameters():
+                gradient = (resumed['gradients'] or {}).get(name)
+                param.grad = None if gradient is None else gradient.to(param.device)
+        # The order of the images came from this process's own seed so far.
+        sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
+        if hasattr(sampler, 'seed') and seed is not None:
+            sampler.seed = seed
+
+
+def waiting(wrapper) -> bool:
+    """Whether gradients are being accumulated for a step that is still to come."""
+    return isinstance(wrapper, OptimWrapper) and not wrapper.should_update()
+
+
+def _mean(gradient: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes: until the step each has but its own."""
+    gradient = gradient.clone()
+    all_reduce(gradient, 'mean')
+    return gradient
 
 
 def random_state() -> dict:

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from PIL import Image
 
+from mmeffnet.files import whole
 from mmeffnet.inference.drawing import FAINT, INK, fitted, percent, short_name
-from mmeffnet.inference.files import whole
 
 # Inches: the side of a map, the titles above it, gaps, and the room for the colour scale.
 SIDE, TITLES, GAP, SCALE = 3.0, 0.78, 0.22, 1.0

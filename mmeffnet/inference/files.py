@@ -5,11 +5,11 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmeffnet.errors import InputError
+from mmeffnet.files import whole
 from mmeffnet.inference.images import SUFFIXES
 
 ANNOTATED = 'annotated'  # the folder of pictures, beside the tables of a run
@@ -89,18 +89,6 @@ class Places:
                 self.taken.add(str(path).casefold())
                 return path
             number += 1
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place once the block has ended well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class Tables:

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmeffnet.errors import InputError, one_line_errors
-from mmeffnet.inference.files import ANNOTATED, Places, Tables, collect, printable, whole
+from mmeffnet.files import whole
+from mmeffnet.inference.files import ANNOTATED, Places, Tables, collect, printable
 from mmeffnet.inference.images import read_image
 
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C has ended

@@ -18,8 +18,10 @@ class RampedAverage(BaseAveragedModel):
         decay (float): Share that is kept; 0.9999 in the reference. This is one minus
             what MMEngine calls momentum.
         ramp (bool): Whether the decay ramps up. Defaults to True.
-        interval, device, update_buffers: As in MMEngine's averaged models, except that the
-            buffers are averaged by default.
+        interval (int): Calls for one update, which is made at the last of them: set it to the
+            number of batches whose gradients are accumulated. Defaults to 1.
+        device, update_buffers: As in MMEngine's averaged models, except that the buffers are
+            averaged by default.
 
     Raises ValueError naming the argument, its value and the rule.
     Source: tf.train.ExponentialMovingAverage with num_updates.
@@ -47,17 +49,18 @@ class RampedAverage(BaseAveragedModel):
     def update_parameters(self, model) -> None:
         """One update, of all tensors at once; results are those of MMEngine's loop."""
         source = model.state_dict() if self.update_buffers else dict(model.named_parameters())
-        steps = int(self.steps)
+        calls = int(self.steps) + 1
         floats = [key for key, tensor in self.avg_parameters.items()
                   if tensor.dtype.is_floating_point]
         counters = self.avg_parameters.keys() - set(floats)
-        for key in self.avg_parameters if steps == 0 else counters:
+        start = calls <= self.interval
+        for key in self.avg_parameters if start else counters:
             self.avg_parameters[key].data.copy_(source[key].data)
-        if steps and steps % self.interval == 0:
+        if not start and calls % self.interval == 0:
             average = [self.avg_parameters[key].data for key in floats]
             weights = [source[key].data.to(mine.device) for key, mine in
                        zip(floats, average, strict=True)]
-            torch._foreach_lerp_(average, weights, self.rate(steps))
+            torch._foreach_lerp_(average, weights, self.rate(calls // self.interval - 1))
         if not self.update_buffers:
             for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
                 mine.data.copy_(theirs.data)

@@ -8,12 +8,17 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmeffnet.engine.state import (
+    ExactResumeHook,
     PlainCheckpointHook,
-    RandomStateHook,
     plain,
     random_state,
     set_random_state,
 )
+
+
+def runner(resume=False):
+    return SimpleNamespace(_resume=resume, train_loop=None, optim_wrapper=None,
+                           train_dataloader=SimpleNamespace(sampler=None))
 
 
 def draws():
@@ -30,12 +35,12 @@ def test_every_generator_goes_on_from_a_state_that_was_saved(tmp_path):
 
 
 def test_validation_leaves_the_random_state_alone():
-    hook = RandomStateHook()
+    hook = ExactResumeHook()
     state = random_state()
     hook.before_val(None)
     draws()
     checkpoint = {}
-    hook.before_save_checkpoint(None, checkpoint)  # a best checkpoint, in validation
+    hook.before_save_checkpoint(runner(), checkpoint)  # a best checkpoint, in validation
     hook.after_val(None)
     expected = draws()
     set_random_state(state)
@@ -46,11 +51,11 @@ def test_validation_leaves_the_random_state_alone():
 
 @pytest.mark.parametrize(('resume', 'continues'), [(True, True), (False, False)])
 def test_only_a_resumed_run_continues_the_state(resume, continues):
-    hook = RandomStateHook()
+    hook = ExactResumeHook()
     checkpoint = dict(random_state=random_state())
     expected = draws()
-    hook.after_load_checkpoint(None, checkpoint)
-    hook.before_train(SimpleNamespace(_resume=resume))
+    hook.after_load_checkpoint(runner(resume), checkpoint)
+    hook.before_train(runner(resume))
     assert (draws() == expected) is continues
 
 

@@ -1,0 +1,226 @@
+"""What ends a training on its way, with everything that is needed to go on or to find out why."""
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+from mmengine.structures import BaseDataElement
+
+from mmeffnet.engine.checkpoint import bare_model
+from mmeffnet.engine.saving import WHOLE_FILES
+from mmeffnet.engine.state import waiting
+from mmeffnet.errors import RunError
+from mmeffnet.files import whole
+from mmeffnet.registry import HOOKS
+
+INTERRUPTED = 'interrupted.pth'
+TERMINATED = 128 + signal.SIGTERM  # the exit code of what SIGTERM ended, by convention
+
+
+@HOOKS.register_module()
+class SigtermHook(Hook):
+    """On SIGTERM, save and end with exit code 143, for machines that may be taken away.
+
+    In training the run is saved after the present step. In validation it ends at once where
+    the epoch before it has been saved, else after it.
+    """
+    priority = 'LOWEST'  # a checkpoint of this step has been written
+
+    def __init__(self):
+        self._asked, self._before, self._saved_at = False, None, None
+
+    def before_train(self, runner) -> None:
+        try:
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        except ValueError:
+            print_log('SIGTERM ends this run without saving: it is not trained in the main '
+                      'thread', 'current', level=logging.WARNING)
+
+    def after_train(self, runner) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _ask(self, *_) -> None:
+        self._asked = True
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if 'optimizer' in checkpoint:
+            self._saved_at = checkpoint['meta']['iter']
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        # Between the batches of a step the gradients so far would be lost.
+        if self._wanted() and not waiting(runner.optim_wrapper):
+            self._end(runner, done=runner.iter + 1)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        # Averaged weights are exchanged for the others now, and cannot be saved.
+        if self._before is not None and self._wanted() and self._saved_at == runner.iter:
+            self._end(runner, done=runner.iter)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        if self._before is not None and self._wanted():
+            self._end(runner, done=runner.iter)
+
+    def _wanted(self) -> bool:
+        """Whether any process was asked: they have to end after the same step."""
+        if get_world_size() == 1:
+            return self._asked
+        asked = torch.tensor(float(self._asked))
+        all_reduce(asked, 'max')
+        return bool(asked)
+
+    def _end(self, runner, done: int) -> None:
+        if self._saved_at != done:
+            runner.save_checkpoint(
+                runner.work_dir, INTERRUPTED, by_epoch=False,
+                backend_args=dict(backend=WHOLE_FILES), meta=dict(epoch=runner.epoch, iter=done))
+        print_log(f'SIGTERM: saved after {done} iterations in {runner.work_dir}; go on with '
+                  '--resume', 'current', level=logging.WARNING)
+        sys.exit(TERMINATED)
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """End a run whose loss or gradients are not finite, before they reach the weights.
+
+    The message names iteration, learning rate and the first layer with an output that is not
+    finite; the batch is written to the work dir. Loss scaling of float16 leaves out such
+    steps by itself, and only the loss is looked at then.
+
+    Args:
+        max_skips (int): How many such steps are left out in a run, each named in the log, with
+            BatchNorm statistics as before; the next ends it. Defaults to 0.
+    """
+    priority = 'VERY_HIGH'
+
+    def __init__(self, max_skips: int = 0):
+        if max_skips < 0:
+            raise ValueError(f'max_skips={max_skips!r} must be at least 0')
+        self.max_skips, self.skipped = max_skips, 0
+        self._runner = self._handle = None
+        self._batch = self._suspect = None
+        self._buffers: list[torch.Tensor] = []
+        self._left_out = False
+
+    def before_train(self, runner) -> None:
+        self._runner = runner
+        if isinstance(runner.optim_wrapper, OptimWrapper):  # not several, nor DeepSpeed's
+            self._handle = runner.optim_wrapper.optimizer.register_step_pre_hook(self._check)
+
+    def after_train(self, runner) -> None:
+        if self._handle:
+            self._handle.remove()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self._batch = data_batch
+        if self.max_skips and self._suspect is None:
+            self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loss = (outputs or {}).get('loss')
+        if not self._handle or loss is None or torch.isfinite(torch.as_tensor(loss)).all():
+            return
+        if self._left_out:
+            self._left_out = False
+        elif self.max_skips and waiting(runner.optim_wrapper):
+            self._suspect = data_batch  # the step that it belongs to is still to come
+        else:
+            self._leave_out(f'the loss is {float(loss)}')
+
+    @torch.no_grad()
+    def _check(self, optimizer, *_) -> None:
+        """Called before each step of the optimizer, with the gradients that it will use."""
+        params = [p for group in optimizer.param_groups for p in group['params']
+                  if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([p.grad for p in params]) or [torch.zeros(())])
+        if torch.isfinite(norms).all():
+            self._suspect, self._left_out = None, False
+            return
+        first = params[int(torch.nonzero(~torch.isfinite(norms))[0])]
+        name = next(name for name, p in self._runner.model.named_parameters() if p is first)
+        self._leave_out(f'the gradient of {name} is not finite')
+        for param in params:
+            param.grad = None  # optimizers pass such parameters over
+        self._left_out = True
+
+    def _leave_out(self, reason: str) -> None:
+        """Count a step and undo what it has done to the statistics, or end the run."""
+        if self.skipped >= self.max_skips:
+            self._end(reason)
+        self.skipped += 1
+        print_log(f'Step left out, {self.skipped} of at most {self.max_skips}: '
+                  f'{self._describe(reason)}', 'current', level=logging.WARNING)
+        for buffer, before in zip(self._runner.model.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
+        self._suspect = None
+
+    def _end(self, reason: str) -> None:
+        more = f' ({self.skipped} steps were left out before)' if self.skipped else ''
+        raise RunError(
+            f'{self._describe(reason)}{more}. Nothing of it has reached a checkpoint: go on with '
+            '--resume and a smaller learning rate, clipped gradients '
+            '(optim_wrapper.clip_grad.max_norm) or float32, or leave out up to N such steps with '
+            'default_hooks.non_finite.max_skips=N')
+
+    def _describe(self, reason: str) -> str:
+        runner = self._runner
+        rates = sorted({group['lr'] for group in runner.optim_wrapper.optimizer.param_groups})
+        rate = f'{rates[-1]:.4g}' if len(rates) == 1 else f'{rates[0]:.4g} to {rates[-1]:.4g}'
+        batch = self._batch if self._suspect is None else self._suspect
+        path = Path(runner.work_dir, f'non_finite_iter_{runner.iter + 1}.pth')
+        with whole(path) as part:
+            torch.save(plain_batch(batch), part)
+        return (f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}), learning rate {rate}: '
+                f'{reason}; {first_non_finite(runner, batch)}; the batch is in {path}')
+
+
+@torch.no_grad()
+def first_non_finite(runner, batch) -> str:
+    """Which layer of the runner's model first gives an output that is not finite, as words."""
+    model = bare_model(runner.model)
+    for name, param in model.named_parameters():
+        if not torch.isfinite(param).all():
+            return f'the weights {name} are not finite themselves'
+    found: list[str] = []
+    names = {module: name for name, module in model.named_modules()
+             if not any(True for _ in module.children())}
+
+    def look(module, inputs, output) -> None:
+        for tensor in output if isinstance(output, (list, tuple)) else [output]:
+            if isinstance(tensor, torch.Tensor) and not found and not torch.isfinite(tensor).all():
+                found.append(names[module])
+
+    handles = [module.register_forward_hook(look) for module in names]
+    try:
+        data = model.data_preprocessor(batch, True)
+        inputs = data.get('inputs') if isinstance(data, dict) else None
+        if isinstance(inputs, torch.Tensor) and not torch.isfinite(inputs).all():
+            return 'the images of the batch are not finite themselves'
+        with runner.optim_wrapper.optim_context(model):
+            model(**data, mode='loss')
+    finally:
+        for handle in handles:
+            handle.remove()
+    if found:
+        return f'the first layer with such an output is {found[0]}'
+    return 'the outputs of all layers are finite'
+
+
+def plain_batch(value):
+    """A batch as tensors, numbers, strings and containers, which load with weights only."""
+    if isinstance(value, BaseDataElement):
+        return {key: plain_batch(item) for key, item in value.all_items()}
+    if isinstance(value, dict):
+        return {str(key): plain_batch(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_batch(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return torch.as_tensor(value) if hasattr(value, '__array__') else repr(value)

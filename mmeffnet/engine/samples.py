@@ -1,0 +1,143 @@
+"""How single images are loaded: the same in any worker, and named when they are bad."""
+import logging
+import multiprocessing
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from mmengine.dataset import ConcatDataset
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop
+
+from mmeffnet.engine.state import random_state, set_random_state
+from mmeffnet.errors import RunError, one_line
+from mmeffnet.registry import HOOKS
+
+
+class SampleError(RunError):
+    """An image that cannot be read or transformed."""
+
+
+class Skips:
+    """The bad images that all workers together may leave out."""
+
+    def __init__(self, most: int):
+        self.most, self.names = most, multiprocessing.SimpleQueue()
+        self.count = multiprocessing.Value('l', 0)
+
+    def take(self, line: str) -> None:
+        """Count one more. Raises SampleError where there are too many."""
+        with self.count.get_lock():
+            self.count.value += 1
+            if self.count.value > self.most:
+                raise SampleError(f'{line}; max_skips={self.most} others were left out before')
+            self.names.put(line)
+
+
+class SamplePipeline:
+    """A data set's pipeline that draws by epoch and sample, and names what it cannot load.
+
+    seed: None leaves the random state alone. epoch: an int64 tensor of one number, in shared
+    memory. skips: None lets bad images end the run.
+    """
+
+    def __init__(self, pipeline, *, seed=None, epoch=None, skips: Skips | None = None):
+        self.inner, self.seed, self.epoch, self.skips = pipeline, seed, epoch, skips
+
+    def __getattr__(self, name: str):
+        if name == 'inner':  # while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __call__(self, data: dict):
+        # In the main process the pipeline must not change what dropout draws.
+        alone = self.seed is None or torch.utils.data.get_worker_info() is not None
+        before = None if alone else random_state()
+        # Transforms change this dict.
+        path, index = data.get('img_path'), data.get('sample_idx')
+        if self.seed is not None:
+            seed_all([*self.seed, int(self.epoch), int(index)])
+        try:
+            return self.inner(data)
+        except Exception as error:
+            name = f'image {str(path)!r}' if path else f'sample {index}'
+            line = f'{name} cannot be loaded: {one_line(error)}'
+            if self.skips is None:
+                raise SampleError(
+                    f'{line}. Look through the data with tools/check_data.py, or leave up to N '
+                    'such images out with default_hooks.samples.max_skips=N') from error
+            self.skips.take(line)
+            return None  # data sets of MMEngine draw another sample then
+        finally:
+            if before is not None:
+                set_random_state(before)
+
+
+def seed_all(numbers: list[int]) -> None:
+    """Set the random state of Python, numpy and PyTorch's CPU from some numbers."""
+    words = np.random.SeedSequence(numbers).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.default_generator.manual_seed(int(words[2]))
+
+
+@HOOKS.register_module()
+class SamplesHook(Hook):
+    """Random transforms follow from seed, epoch and sample, whichever worker runs them.
+
+    So a run can be resumed within an epoch, and gives the same with any number of workers.
+    It applies to training by epochs on data sets that know their samples' indices, alone or
+    concatenated; where samples are repeated within an epoch the workers' own state goes on.
+
+    Args:
+        max_skips (int): How many images that cannot be loaded are replaced by others in a
+            run, each named in the log; the next ends it. Defaults to 0: the first ends it.
+    """
+    priority = 'VERY_LOW'  # hooks that exchange a pipeline have done so
+
+    def __init__(self, max_skips: int = 0):
+        if max_skips < 0:
+            raise ValueError(f'max_skips={max_skips!r} must be at least 0')
+        self._skips = Skips(max_skips) if max_skips else None
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def before_train_epoch(self, runner) -> None:
+        self._epoch.fill_(runner.epoch)
+        # Endless loops have no epoch, and would draw the same for a sample each time.
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        for place, (dataset, once) in enumerate(parts(runner.train_dataloader.dataset)):
+            guard(dataset, seed=[runner.seed, place] if by_epoch and once else None,
+                  epoch=self._epoch, skips=self._skips)
+
+    def before_val_epoch(self, runner) -> None:
+        for dataset, _ in parts(runner.val_dataloader.dataset):
+            guard(dataset)
+
+    def before_test_epoch(self, runner) -> None:
+        for dataset, _ in parts(runner.test_dataloader.dataset):
+            guard(dataset)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        while self._skips and not self._skips.names.empty():
+            print_log(f'Left out, {self._skips.count.value} of at most {self._skips.most} so '
+                      f'far: {self._skips.names.get()}', 'current', level=logging.WARNING)
+
+
+def parts(dataset) -> Iterator[tuple]:
+    """The data sets with a pipeline, and whether each sample occurs once in an epoch."""
+    if isinstance(dataset, ConcatDataset):
+        for inner in dataset.datasets:
+            yield from parts(inner)
+    elif callable(getattr(dataset, 'pipeline', None)):
+        yield dataset, hasattr(dataset, 'get_data_info')
+    elif hasattr(dataset, 'dataset'):
+        for inner, _ in parts(dataset.dataset):
+            yield inner, False
+
+
+def guard(dataset, **how) -> None:
+    """Give a data set a SamplePipeline, unless it has one."""
+    if not isinstance(dataset.pipeline, SamplePipeline):
+        dataset.pipeline = SamplePipeline(dataset.pipeline, **how)

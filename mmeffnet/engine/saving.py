@@ -1,0 +1,142 @@
+"""Checkpoints that survive: written whole, kept until the next is there, found again."""
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.logging import print_log
+
+from mmeffnet.errors import InputError, RunError
+from mmeffnet.files import remove_parts, whole
+from mmeffnet.registry import HOOKS
+
+WHOLE_FILES = 'mmeffnet.whole_files'
+LOCK = '.training'
+# A killed run's loading workers notice after some seconds that they are alone.
+LOCK_PATIENCE = 20
+
+
+class WholeFilesBackend(LocalBackend):
+    """MMEngine's local files, written whole or not at all."""
+
+    def put(self, obj: bytes, filepath) -> None:
+        try:
+            with whole(filepath) as part:
+                part.write_bytes(obj)
+        except OSError as error:
+            folder = Path(filepath).parent
+            last = newest_checkpoint(folder)
+            raise RunError(
+                f'{str(filepath)!r} ({len(obj) / 2 ** 20:.1f} MiB) could not be written: '
+                f'{error.strerror}. '
+                + (f'{str(last)!r} is whole: make room, then go on with --resume' if last else
+                   'Nothing was saved before')) from error
+
+
+register_backend(WHOLE_FILES, WholeFilesBackend)
+
+
+class _RemoveLater:
+    """A file backend that removes a file once the next one has been written."""
+
+    def __init__(self, backend):
+        self._backend, self._doomed = backend, []
+
+    def __getattr__(self, name: str):
+        return getattr(self._backend, name)
+
+    def remove(self, path) -> None:
+        self._doomed.append((self._backend.remove, path))
+
+    def rmtree(self, path) -> None:
+        self._doomed.append((self._backend.rmtree, path))
+
+    def catch_up(self) -> None:
+        for remove, path in self._doomed:
+            remove(path)
+        self._doomed.clear()
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's hook with its arguments; at every moment a whole checkpoint is on the disk.
+
+    MMEngine writes a file in place and removes the old one first, so that a kill or a full
+    disk may leave a torn file only.
+    """
+
+    def before_train(self, runner) -> None:
+        if '://' not in str(self.out_dir or '') and not (self.backend_args
+                                                         or self.file_client_args):
+            self.backend_args = dict(backend=WHOLE_FILES)
+        super().before_train(runner)
+        self.file_backend = _RemoveLater(self.file_backend)
+
+    def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        super()._save_checkpoint_with_step(runner, step, meta)
+        self.file_backend.catch_up()
+
+    def _save_best_checkpoint(self, runner, metrics) -> None:
+        super()._save_best_checkpoint(runner, metrics)
+        self.file_backend.catch_up()
+
+
+def newest_checkpoint(folder: Path | str) -> Path | None:
+    """The checkpoint in ``folder`` with the most iterations that can be resumed, or None.
+
+    Torn files are named in a warning and passed over.
+    """
+    found = []
+    for path in sorted(Path(folder).glob('*.pth')):
+        try:
+            # Nothing is read but what is asked for, however large the file is.
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        except Exception as error:
+            _pass_over(path, error)
+            continue
+        # Those for use only, such as the best, lack the optimizer.
+        if isinstance(content, dict) and 'optimizer' in content:
+            found.append((content['meta']['iter'], path.stat().st_mtime_ns, path))
+    for _, _, path in sorted(found, reverse=True):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is None:
+            return path
+        _pass_over(path, f'{damaged} has another checksum')
+    return None
+
+
+def _pass_over(path: Path, why) -> None:
+    print_log(f'{path} cannot be resumed: {" ".join(str(why).split())[:200]}', 'current',
+              level=logging.WARNING)
+
+
+@contextmanager
+def claim(work_dir: Path | str) -> Iterator[None]:
+    """Keep other trainings out of ``work_dir`` as long as the block lasts.
+
+    Only the first process of a run takes the lock; it ends with the process, however that
+    ends. Raises InputError where another run has it.
+    """
+    if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0):
+        yield
+        return
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(work_dir, LOCK), timeout=LOCK_PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f'work dir {str(work_dir)!r} is in use by another training: wait for its end, or '
+            'choose another with --work-dir') from error
+    try:
+        remove_parts(work_dir)
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,30 @@
+"""Files that are written whole or not at all."""
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path | str) -> Iterator[Path]:
+    """A temporary path that takes the place of ``path`` once the block has ended well.
+
+    After an error, a kill or a loss of power ``path`` is as it was: the old file, or none. The
+    part lies beside it as ``.NAME.PROCESS.part``; an error removes it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        yield part
+        with part.open('rb') as file:
+            os.fsync(file.fileno())  # otherwise the name may reach the disk before the content
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path | str) -> None:
+    """Remove what killed processes left of files in ``folder``."""
+    for part in Path(folder).glob('.*.part'):
+        part.unlink(missing_ok=True)
