@@ -118,7 +118,7 @@ class NonFiniteHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self._batch = data_batch
-        if self.max_skips and self._suspect is None:
+        if self.max_skips and not waiting(runner.optim_wrapper):  # a step begins
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:

@@ -33,7 +33,7 @@ class Skips:
             self.count.value += 1
             if self.count.value > self.most:
                 raise SampleError(f'{line}; max_skips={self.most} others were left out before')
-            self.names.put(line)
+            self.names.put(f'{self.count.value} of at most {self.most} so far: {line}')
 
 
 class SamplePipeline:
@@ -121,8 +121,7 @@ class SamplesHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         while self._skips and not self._skips.names.empty():
-            print_log(f'Left out, {self._skips.count.value} of at most {self._skips.most} so '
-                      f'far: {self._skips.names.get()}', 'current', level=logging.WARNING)
+            print_log(f'Left out, {self._skips.names.get()}', 'current', level=logging.WARNING)
 
 
 def parts(dataset) -> Iterator[tuple]:

@@ -1,0 +1,130 @@
+"""Steps that are not finite: refused or left out, with layer and batch named."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmeffnet.engine import cli, guards
+from mmeffnet.engine.guards import plain_batch
+
+FEW = ('train_cfg = dict(max_epochs=2, val_interval=5)',
+       'train_dataloader = dict(dataset=dict(indices=128))')  # 4 batches an epoch
+LAYER = 'backbone.layers.2.0.depthwise_conv.conv'
+
+
+@pytest.fixture
+def poison():
+    """A hook that spoils iterations, counted from 1: ``poison(5, what='layer')``."""
+    def define(*at, what):
+        @HOOKS.register_module(name='Poison')
+        class Poison(Hook):
+            priority = 'LOWEST'
+            active = False
+
+            def before_train(self, runner):
+                layer = dict(runner.model.named_modules())[LAYER]
+                layer.register_forward_hook(
+                    lambda module, inputs, output: output * math.inf
+                    if self.active and what == 'layer' else None)
+                layer.weight.register_hook(
+                    lambda gradient: gradient * math.nan
+                    if self.active and what == 'gradient' else None)
+
+            def before_train_iter(self, runner, batch_idx, data_batch=None):
+                self.active = runner.iter + 1 in at
+                if self.active and what == 'images':
+                    data_batch['inputs'] = [x.float() * math.nan for x in data_batch['inputs']]
+                if self.active and what == 'weights':
+                    with torch.no_grad():
+                        dict(runner.model.named_parameters())[f'{LAYER}.weight'][0] = math.inf
+
+    yield define
+    HOOKS._module_dict.pop('Poison', None)
+
+
+def config(tiny_config, *lines):
+    return tiny_config(*FEW, "custom_hooks = [dict(type='EMAHook', momentum=0.3), "
+                       "dict(type='Poison')]", *lines)
+
+
+def train(*args):
+    from mmeffnet.engine import run
+    run.train(cli.parse(cli.train_parser(), [*args, '--work-dir', 'out']))
+
+
+@pytest.mark.parametrize(('what', 'where'), [
+    ('layer', f'the first layer with such an output is {LAYER}'),
+    ('gradient', 'the outputs of all layers are finite'),
+    ('images', 'the images of the batch are not finite themselves'),
+    ('weights', f'the weights {LAYER}.weight are not finite themselves'),
+])
+def test_a_step_that_is_not_finite_ends_the_run_and_says_where(what, where, poison, tiny_config,
+                                                               fails, tmp_path):
+    poison(6, what=what)
+    line = fails(cli.train_parser, config(tiny_config), '--work-dir', 'out', code=1)
+    # Gradients reach the stem last, and the first parameter is named.
+    param = f'{LAYER}.weight' if what == 'gradient' else 'backbone.layers.0.conv.weight'
+    batch = tmp_path / 'out/non_finite_iter_6.pth'
+    assert line == (
+        f'error: iteration 6 (epoch 2), learning rate 0.006294: the gradient of {param} is not '
+        f'finite; {where}; the batch is in {batch}. Nothing of it has reached a checkpoint: go on '
+        'with --resume and a smaller learning rate, clipped gradients '
+        '(optim_wrapper.clip_grad.max_norm) or float32, or leave out up to N such steps with '
+        'default_hooks.non_finite.max_skips=N')
+    saved = torch.load(batch, weights_only=True)
+    assert len(saved['inputs']) == len(saved['data_samples']) == 32
+    assert saved['data_samples'][0]['gt_label'].shape == (1, )
+
+
+def test_a_loss_that_is_not_finite_ends_a_step_of_several_batches_too(poison, tiny_config, fails):
+    poison(5, what='layer')
+    line = fails(cli.train_parser, config(
+        tiny_config, 'optim_wrapper = dict(accumulative_counts=2)'), '--work-dir', 'out', code=1)
+    assert line.startswith('error: iteration 5 (epoch 2), learning rate 0.0075: the loss is nan; '
+                           f'the first layer with such an output is {LAYER}; ')
+
+
+@pytest.mark.parametrize('counts', [1, 2])
+def test_steps_are_left_out_when_asked_and_leave_no_trace(counts, poison, tiny_config, tmp_path,
+                                                          monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    poison(3, 6, what='layer')
+    train(config(tiny_config, f'optim_wrapper = dict(accumulative_counts={counts})',
+                 'default_hooks = dict(non_finite=dict(max_skips=2))'))
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'Step left out' in line]
+    assert [line.partition('left out, ')[2][:16] for line in lines] == [
+        '1 of at most 2: ', '2 of at most 2: ']
+    checkpoint = torch.load(tmp_path / 'out/epoch_2.pth', weights_only=True)
+    for part in ('state_dict', 'ema_state_dict'):
+        assert all(torch.isfinite(tensor).all() for tensor in checkpoint[part].values())
+    # The statistics are as before a step that is left out.
+    tracked = checkpoint['ema_state_dict']['module.backbone.layers.0.bn.num_batches_tracked']
+    assert tracked == 8 - 2 * counts
+    steps = {int(state['step']) for state in checkpoint['optimizer']['state'].values()}
+    assert steps == {8 // counts - 2}
+
+
+def test_the_step_after_the_last_that_may_be_left_out_ends_the_run(poison, tiny_config, fails):
+    poison(3, 6, what='images')
+    line = fails(cli.train_parser, config(
+        tiny_config, 'default_hooks = dict(non_finite=dict(max_skips=1))'), '--work-dir', 'out',
+        code=1)
+    assert line.startswith('error: iteration 6 (epoch 2), ')
+    assert ' (1 steps were left out before). Nothing of it ' in line
+
+
+def test_a_negative_bound_is_refused():
+    with pytest.raises(ValueError, match='max_skips=-1 must be at least 0'):
+        guards.NonFiniteHook(max_skips=-1)
+
+
+def test_a_batch_is_plain_whatever_is_in_it():
+    from mmengine.structures import BaseDataElement
+    batch = dict(inputs=torch.ones(2), data_samples=[BaseDataElement(
+        metainfo=dict(path='a.png', size=(1, 2)), label=np.int64(3))], other=object)
+    plain = plain_batch(batch)
+    assert plain['data_samples'] == [dict(path='a.png', size=[1, 2], label=torch.tensor(3))]
+    assert plain['other'] == repr(object)

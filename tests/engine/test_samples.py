@@ -1,0 +1,140 @@
+"""Loading single images: reproducible in any worker, named when bad, skipped when asked."""
+import re
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmeffnet.engine import cli, samples
+from mmeffnet.engine.samples import SampleError, SamplePipeline, Skips, parts
+
+
+class Draws(BaseDataset):
+    """Ten samples, each of which is what the generators of its worker give."""
+
+    def load_data_list(self):
+        return [dict(img_path=f'{i}.png') for i in range(10)]
+
+
+def draw(data):
+    return torch.tensor([np.random.rand(), torch.rand(()).item(), data['sample_idx']])
+
+
+def batches(epoch, workers, seed=(5, 0)):
+    dataset = Draws(pipeline=[draw])
+    samples.guard(dataset, seed=list(seed), epoch=torch.tensor(epoch))
+    return torch.cat(list(DataLoader(dataset, batch_size=3, num_workers=workers)))
+
+
+def test_draws_follow_from_seed_epoch_and_sample_alone():
+    first = batches(0, workers=0)
+    assert torch.equal(first, batches(0, workers=2))
+    for other in (batches(1, 0), batches(0, 0, seed=(6, 0)), batches(0, 0, seed=(5, 1))):
+        assert not (first[:, :2] == other[:, :2]).any()
+    assert len(first[:, 0].unique()) == len(first)
+
+
+def test_loading_in_the_main_process_does_not_change_what_training_draws():
+    dataset = Draws(pipeline=[draw])
+    samples.guard(dataset, seed=[5, 0], epoch=torch.tensor(0))
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    dataset[0]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_samples_that_occur_more_than_once_in_an_epoch_are_known():
+    plain, other = Draws(pipeline=[draw]), Draws(pipeline=[draw])
+    assert list(parts(plain)) == [(plain, True)]
+    assert list(parts(ConcatDataset([plain, other]))) == [(plain, True), (other, True)]
+    assert list(parts(RepeatDataset(plain, 2))) == [(plain, False)]
+
+
+def bad(data):
+    raise OSError('image file is truncated\n')
+
+
+def test_a_bad_image_is_named_with_both_ways_out():
+    with pytest.raises(SampleError, match="^image 'x.png' cannot be loaded: OSError: image file is "
+                       'truncated. Look through the data with tools/check_data.py, or leave up to '
+                       'N such images out with default_hooks.samples.max_skips=N$'):
+        SamplePipeline(bad)(dict(img_path='x.png', sample_idx=3))
+    with pytest.raises(SampleError, match='^sample 3 cannot be loaded'):
+        SamplePipeline(bad)(dict(sample_idx=3))
+
+
+def test_skips_are_bounded_over_all_workers():
+    skips = Skips(2)
+    pipeline = SamplePipeline(bad, skips=skips)
+    assert pipeline(dict(img_path='1.png')) is None
+    assert pipeline(dict(img_path='2.png')) is None
+    with pytest.raises(SampleError, match=r"'3.png' cannot be loaded: .*; max_skips=2 others were "
+                       'left out before'):
+        pipeline(dict(img_path='3.png'))
+    assert [skips.names.get().partition(' cannot')[0] for _ in range(2)] == [
+        f"{i} of at most 2 so far: image '{i}.png'" for i in (1, 2)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of sixteen small pictures, and the lines that train on them."""
+    for split, count in (('train', 16), ('val', 4)):
+        for name in ('cat', 'dog'):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(np.full((20, 20, 3), 16 * i + (name == 'dog'), np.uint8)).save(
+                    tmp_path / split / name / f'{i}.png')
+    loader = ("{0}_dataloader = dict(batch_size=8, num_workers={1}, persistent_workers={2}, "
+              "dataset=dict(_delete_=True, type='CustomDataset', data_root='{0}', "
+              "pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=(16, 16)), "
+              "dict(type='PackInputs')]))")
+    return [loader.format('train', 2, True), loader.format('val', 0, False),
+            'model = dict(head=dict(num_classes=2))', 'data_preprocessor = dict(num_classes=2)',
+            "val_evaluator = dict(topk=(1, ))", 'test_evaluator = val_evaluator',
+            'train_cfg = dict(max_epochs=2)', "custom_imports = dict(imports=['vanish'])",
+            "custom_hooks = [dict(type='Vanish')]"]
+
+
+@pytest.fixture
+def vanish(tmp_path, monkeypatch):
+    """A hook that removes pictures before the second epoch, as ``vanish(names)``."""
+    from mmengine.hooks import Hook
+    from mmengine.registry import HOOKS
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'vanish.py').write_text('')
+
+    def define(*names):
+        class Vanish(Hook):
+            def after_train_epoch(self, runner):
+                for name in names if runner.epoch == 0 else ():
+                    (tmp_path / 'train' / name).unlink()
+        HOOKS.register_module(name='Vanish', module=Vanish)
+
+    yield define
+    HOOKS._module_dict.pop('Vanish', None)
+
+
+def test_a_file_that_vanishes_is_named_and_ends_the_run(folder, vanish, tiny_config, fails):
+    vanish('cat/3.png')
+    line = fails(cli.train_parser, tiny_config(*folder), '--work-dir', 'out', code=1)
+    assert line.startswith("error: image 'train/cat/3.png' cannot be loaded: [Errno 2] No such "
+                           "file or directory: 'train/cat/3.png'. Look through the data with ")
+
+
+def test_files_that_vanish_are_left_out_when_asked_and_counted(folder, vanish, tiny_config,
+                                                               tmp_path, monkeypatch, capsys):
+    from mmeffnet.engine import run
+    monkeypatch.chdir(tmp_path)
+    vanish('cat/3.png', 'dog/7.png')
+    run.train(cli.parse(cli.train_parser(), [
+        tiny_config(*folder, 'default_hooks = dict(samples=dict(max_skips=5))'),
+        '--work-dir', 'out']))
+    named = re.findall("Left out, (.) of at most 5 so far: image '(.*?)'", capsys.readouterr().out)
+    assert [count for count, _ in named] == ['1', '2']
+    assert {name for _, name in named} == {'train/cat/3.png', 'train/dog/7.png'}
+    assert (tmp_path / 'out/epoch_2.pth').exists()
