@@ -39,6 +39,7 @@ HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
+MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS, 'mmeffnet.engine.parallel')
 TASK_UTILS = _child(root.TASK_UTILS)
 
 # Nothing of ours yet in these, and mmpretrain's to be found through them.

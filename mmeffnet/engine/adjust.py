@@ -7,6 +7,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmeffnet.errors import InputError
 
+MMENGINES_WRAPPER = 'MMDistributedDataParallel'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 # How the visualization hook of each project is told to draw, and where to.
@@ -64,8 +65,9 @@ def processes_on_cpu(cfg: Config) -> None:
     """Let several processes train without CUDA, where MMEngine would name a GPU for each."""
     cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     wrapper = cfg.get('model_wrapper_cfg') or dict(
-        type='MMDistributedDataParallel', broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
+        broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+    if wrapper.get('type', MMENGINES_WRAPPER) == MMENGINES_WRAPPER:
+        wrapper = {**wrapper, 'type': 'mmeffnet.HostDataParallel'}
     cfg.model_wrapper_cfg = {**wrapper, 'device_ids': None}
 
 
