@@ -40,6 +40,8 @@ LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS, 'mmeffnet.engine.parallel')
+RUNNERS = _child(root.RUNNERS, 'mmeffnet.engine.sharding')
+STRATEGIES = _child(root.STRATEGIES, 'mmeffnet.engine.sharding')
 TASK_UTILS = _child(root.TASK_UTILS)
 
 # Nothing of ours yet in these, and mmpretrain's to be found through them.

@@ -2,6 +2,7 @@
 import torch
 from mmengine.model import BaseAveragedModel
 
+from mmeffnet.optim.rmsprop import local
 from mmeffnet.registry import MODELS
 
 
@@ -57,8 +58,8 @@ class RampedAverage(BaseAveragedModel):
         for key in self.avg_parameters if start else counters:
             self.avg_parameters[key].data.copy_(source[key].data)
         if not start and calls % self.interval == 0:
-            average = [self.avg_parameters[key].data for key in floats]
-            weights = [source[key].data.to(mine.device) for key, mine in
+            average = [local(self.avg_parameters[key].data) for key in floats]
+            weights = [local(source[key].data).to(mine.device) for key, mine in
                        zip(floats, average, strict=True)]
             torch._foreach_lerp_(average, weights, self.rate(calls // self.interval - 1))
         if not self.update_buffers:

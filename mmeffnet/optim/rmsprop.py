@@ -2,6 +2,7 @@
 from collections import defaultdict
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmeffnet.registry import OPTIMIZERS
@@ -55,7 +56,7 @@ class RMSpropTF(Optimizer):
         for group in self.param_groups:
             for params in self._by_kind(group):
                 tensors = self._tensors(params)
-                update = _update_together if self._together(group, params) else _update_each
+                update = _update_together if self._together(group, tensors[0]) else _update_each
                 update(*tensors, **{key: group[key] for key in (
                     'lr', 'alpha', 'eps', 'momentum', 'weight_decay', 'decoupled_weight_decay')})
         return loss
@@ -83,13 +84,23 @@ class RMSpropTF(Optimizer):
                     param, memory_format=torch.preserve_format)
             squares.append(state['square_avg'])
             steps.append(state['momentum_buffer'])
-        return params, [param.grad for param in params], squares, steps
+        grads = [param.grad for param in params]
+        return [[local(tensor) for tensor in tensors] for tensors in (params, grads, squares, steps)]
 
     @staticmethod
     def _together(group, params) -> bool:
         if group['foreach'] is not None:
             return group['foreach']
         return all(type(param) in (torch.Tensor, torch.nn.Parameter) for param in params)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process' share of a sharded tensor, in place; other tensors as they are.
+
+    What an update does to each element by itself needs no other share, and operations on many
+    tensors at once take no mixture of both kinds.
+    """
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _update_each(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,
