@@ -84,8 +84,8 @@ class RMSpropTF(Optimizer):
                     param, memory_format=torch.preserve_format)
             squares.append(state['square_avg'])
             steps.append(state['momentum_buffer'])
-        grads = [param.grad for param in params]
-        return [[local(tensor) for tensor in tensors] for tensors in (params, grads, squares, steps)]
+        return [[local(tensor) for tensor in tensors] for tensors in
+                (params, [param.grad for param in params], squares, steps)]
 
     @staticmethod
     def _together(group, params) -> bool:
