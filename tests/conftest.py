@@ -58,6 +58,16 @@ def run_tool(name, *args, cwd, launcher=(), env=None):
 
 
 @pytest.fixture(scope='session')
+def joint_batch_run(tmp_path_factory):
+    """A folder with ``float64.py`` (see two_processes) and its run of one process, ``one``."""
+    from two_processes import run_one, write_configs
+    folder = tmp_path_factory.mktemp('joint')
+    write_configs(folder)
+    run_one('train.py', 'float64.py', '--work-dir', 'one', cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
 def configs() -> Path:
     """The folder of the shipped configs."""
     return MIM / 'configs'
