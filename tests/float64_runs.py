@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import all_reduce, get_rank, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, MODELS
 from mmpretrain.models import ClsDataPreprocessor
+from torch.distributed.tensor import DTensor
 
 torch.set_default_dtype(torch.float64)
 
@@ -53,3 +54,21 @@ class HoldOnceHook(Hook):
         if get_rank() == 1 and runner.iter == self.step and not self.marker.exists():
             self.marker.write_text('')
             time.sleep(600)
+
+
+@HOOKS.register_module()
+class SharesHook(Hook):
+    """Count the elements that this process holds of a sharded run, at its end."""
+    priority = 'LOWEST'
+
+    def after_train(self, runner):
+        def count(tensors):
+            return sum(tensor.to_local().numel() for tensor in tensors
+                       if isinstance(tensor, DTensor))
+        average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook))
+        state = runner.optim_wrapper.optimizer.state.values()
+        torch.save(dict(
+            parameters=count(runner.model.parameters()),
+            averages=count(average.ema_model.parameters()),
+            optimizer=count(tensor for each in state for tensor in each.values()),
+        ), Path(runner.work_dir, f'shares_{get_rank()}.pth'))

@@ -95,10 +95,10 @@ class ShardedStrategy(DDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load the state of an unsharded optimizer; of each tensor this process' share."""
-        groups = self.optim_wrapper.param_groups
-        params = dict(zip((i for group in state_dict['param_groups'] for i in group['params']),
-                          (p for group in groups for p in group['params']), strict=True))
-        state = {index: {name: _like(value, params[index]) for name, value in values.items()}
+        saved, own = ([item for group in groups for item in group['params']] for groups in
+                      (state_dict['param_groups'], self.optim_wrapper.optimizer.param_groups))
+        params = dict(zip(saved, own))  # PyTorch says it where they do not match
+        state = {index: {name: _like(value, params.get(index)) for name, value in values.items()}
                  for index, values in state_dict['state'].items()}
         super().load_optim_state_dict({**state_dict, 'state': state})
 
