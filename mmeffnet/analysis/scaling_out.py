@@ -1,0 +1,129 @@
+"""What training each network asks of devices, network and storage, as a table."""
+from argparse import Namespace
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mmeffnet.analysis.memory import Activations, activations, classifier, without_memory
+from mmeffnet.errors import InputError
+from mmeffnet.variants import VARIANTS, get_variant
+
+# ImageNet-1k's training images as they are distributed: 138 GB in 1,281,167 files.
+JPEG_BYTES = 138e9 / 1_281_167
+# B0, training, one A100 in mixed precision; published in NVIDIA's DeepLearningExamples,
+# PyTorch/Classification/ConvNets/efficientnet. Not reproduced here.
+PUBLISHED = ('b0', 2489)
+# float32: weights, gradients, RMSProp's mean squares and momentum, averaged weights.
+COPIES = 5
+FLOAT32 = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one variant costs at its own resolution; bytes unless said otherwise.
+
+    multiply_adds: of one image, forward. parameters: how many. single, half: kept for
+    each image of a batch, in float32 and with autocast to bfloat16.
+    """
+    name: str
+    resolution: int
+    multiply_adds: int
+    parameters: int
+    single: Activations
+    half: Activations
+
+    @property
+    def state(self) -> int:
+        """Weights, gradients, optimizer state and averages; the same for every batch size."""
+        return COPIES * FLOAT32 * self.parameters
+
+    @property
+    def gradients(self) -> int:
+        """What is summed over all devices in each step, whatever their number."""
+        return FLOAT32 * self.parameters
+
+    @property
+    def pixels(self) -> int:
+        """One image on its way to the device: uint8, three channels."""
+        return 3 * self.resolution ** 2
+
+
+def traffic(cost: Cost, devices: int, *, sharded: bool = False) -> float:
+    """Bytes that each device sends in one step, and as many it receives.
+
+    A ring sums gradients by scattering and gathering them, each (N - 1) / N of their size.
+    Sharded, weights are gathered twice, forward and backward, and gradients scattered once.
+    """
+    if devices < 1:
+        raise ValueError(f'devices={devices!r} must be at least 1')
+    return (3 if sharded else 2) * (devices - 1) / devices * cost.gradients
+
+
+def images_per_second(cost: Cost, published: Cost, rate: float = PUBLISHED[1]) -> float:
+    """Images per second if bytes kept for the backward pass went by as fast as in B0.
+
+    Depthwise convolutions, normalisation and activations wait for memory. For B4 this gives
+    337 where NVIDIA publishes 331; by multiply-adds it would be 219.
+    """
+    return rate * published.half.all / cost.half.all
+
+
+def cost(name: str) -> Cost:
+    """Work the costs of a variant out. Raises ValueError for an unknown name."""
+    variant = get_variant(name)
+    with without_memory():
+        model = classifier(name)
+        count = multiply_adds(model, torch.empty(2, 3, *[variant.resolution] * 2)) // 2
+    kept = {precision: activations(name, variant.resolution, precision)
+            for precision in (torch.float32, torch.bfloat16)}
+    return Cost(name=name, resolution=variant.resolution, multiply_adds=count,
+                parameters=sum(p.numel() for p in model.parameters()),
+                single=kept[torch.float32], half=kept[torch.bfloat16])
+
+
+def multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
+    """Multiply-adds of convolutions and linear layers for a batch; biases are not counted."""
+    counts = []
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(
+        lambda layer, _, out: counts.append(out.numel() * layer.weight[0].numel()))
+        for layer in layers]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counts)
+
+
+HEADER = (
+    '| arch | px | G multiply-adds | float32 MB/image | bfloat16 MB/image | bfloat16, `with_cp` '
+    'MB/image | state MB | gradients MB/step | pixels MB per 1000 images | images/s, computed | '
+    'JPEG MB/s |\n|' + '---|' * 11)
+
+
+def row(cost: Cost, published: Cost) -> str:
+    """One line of the table; MB are 10^6 bytes."""
+    rate = images_per_second(cost, published)
+    cells = [cost.name, cost.resolution, f'{cost.multiply_adds / 1e9:.2f}',
+             *(f'{value / 1e6:,.0f}' for value in (
+                 cost.single.all, cost.half.all, cost.half.recomputed, cost.state,
+                 cost.gradients, 1000 * cost.pixels)),
+             f'{rate:,.0f}' if rate >= 10 else f'{rate:.1f}',
+             f'{rate * JPEG_BYTES / 1e6:.1f}']
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+def print_table(args: Namespace) -> None:
+    """tools/scaling_table.py: the table of docs/scaling-out.md, line by line."""
+    unknown = [name for name in args.arch if name not in VARIANTS]
+    if unknown:
+        raise InputError(f'arch {unknown[0]!r} is none of {", ".join(VARIANTS)}')
+    published = cost(PUBLISHED[0])
+    print(HEADER)
+    for name in args.arch or VARIANTS:
+        print(row(published if name == PUBLISHED[0] else cost(name), published), flush=True)
+    print(f'\nOne file of ImageNet-1k: {JPEG_BYTES / 1e3:.1f} kB on average, '
+          f'{JPEG_BYTES / 1e3:.1f} MB/s for 1000 images/s.')
