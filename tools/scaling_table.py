@@ -8,5 +8,6 @@ from mmeffnet.errors import one_line_errors
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('arch', nargs='*', help='variants, all of them by default')
+    parser.add_argument('--devices', type=int, default=8, help='how many sum their gradients')
     with one_line_errors():
         print_table(parser.parse_args())

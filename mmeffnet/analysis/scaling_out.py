@@ -100,17 +100,17 @@ def multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
 
 HEADER = (
     '| arch | px | G multiply-adds | float32 MB/image | bfloat16 MB/image | bfloat16, `with_cp` '
-    'MB/image | state MB | gradients MB/step | pixels MB per 1000 images | images/s, computed | '
-    'JPEG MB/s |\n|' + '---|' * 11)
+    'MB/image | state MB | gradients MB/step | each of {devices} sends MB/step | pixels MB per '
+    '1000 images | images/s, computed | JPEG MB/s |\n|' + '---|' * 12)
 
 
-def row(cost: Cost, published: Cost) -> str:
+def row(cost: Cost, published: Cost, devices: int) -> str:
     """One line of the table; MB are 10^6 bytes."""
     rate = images_per_second(cost, published)
     cells = [cost.name, cost.resolution, f'{cost.multiply_adds / 1e9:.2f}',
              *(f'{value / 1e6:,.0f}' for value in (
                  cost.single.all, cost.half.all, cost.half.recomputed, cost.state,
-                 cost.gradients, 1000 * cost.pixels)),
+                 cost.gradients, traffic(cost, devices), 1000 * cost.pixels)),
              f'{rate:,.0f}' if rate >= 10 else f'{rate:.1f}',
              f'{rate * JPEG_BYTES / 1e6:.1f}']
     return f'| {" | ".join(map(str, cells))} |'
@@ -121,9 +121,12 @@ def print_table(args: Namespace) -> None:
     unknown = [name for name in args.arch if name not in VARIANTS]
     if unknown:
         raise InputError(f'arch {unknown[0]!r} is none of {", ".join(VARIANTS)}')
+    if args.devices < 1:
+        raise InputError(f'--devices {args.devices} must be at least 1')
     published = cost(PUBLISHED[0])
-    print(HEADER)
+    print(HEADER.format(devices=args.devices))
     for name in args.arch or VARIANTS:
-        print(row(published if name == PUBLISHED[0] else cost(name), published), flush=True)
+        found = published if name == PUBLISHED[0] else cost(name)
+        print(row(found, published, args.devices), flush=True)
     print(f'\nOne file of ImageNet-1k: {JPEG_BYTES / 1e3:.1f} kB on average, '
           f'{JPEG_BYTES / 1e3:.1f} MB/s for 1000 images/s.')

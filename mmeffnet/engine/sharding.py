@@ -1,8 +1,7 @@
 """Training of networks whose weights and optimizer state no device shall hold alone.
 
-MMEngine's own strategy for it wraps the model in PyTorch's first FullyShardedDataParallel. That
-one refuses CPUs; its checkpoints load into wrapped models alone; and averaged weights copy
-the model, which a wrapper does not allow. Here PyTorch's ``fully_shard`` is used instead: the
+MMEngine's own strategy for it wraps the model in PyTorch's first FullyShardedDataParallel, which
+refuses to run without an accelerator. Here PyTorch's ``fully_shard`` is used instead: the
 parameters become distributed tensors, and everything else stays as it is.
 """
 import time

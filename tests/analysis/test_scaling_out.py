@@ -13,7 +13,8 @@ import mmeffnet
 from mmeffnet.analysis.memory import Activations, activations, saved_bytes, without_memory
 from mmeffnet.analysis.scaling_out import JPEG_BYTES, Cost, cost, images_per_second, traffic
 
-DOC = (Path(__file__).parents[2] / 'docs/scaling-out.md').read_text()
+ROOT = Path(__file__).parents[2]
+DOC = (ROOT / 'docs/scaling-out.md').read_text()
 ROWS = {line.split('|')[1].strip(): line for line in DOC.splitlines()
         if re.match(r'\| (b\d|l2|e[sml]|lite\d) \| \d', line)}
 
@@ -96,7 +97,15 @@ def test_the_table_of_the_docs_is_what_the_tool_prints(tmp_path):
         assert line in DOC
 
 
-def test_an_unknown_variant_is_said_in_one_line(tmp_path):
-    result = run_tool('scaling_table.py', 'b99', cwd=tmp_path)
+def test_what_the_docs_name_is_there():
+    for path in re.findall(r'(?:configs|tools|tests)/[\w/.-]*\w', DOC):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['b99'], "error: arch 'b99' is none of b0, b1"),
+    (['b0', '--devices', '0'], 'error: --devices 0 must be at least 1')])
+def test_bad_arguments_are_said_in_one_line(arguments, message, tmp_path):
+    result = run_tool('scaling_table.py', *arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert "error: arch 'b99' is none of b0, b1" in result.stderr
+    assert message in result.stderr
