@@ -9,37 +9,44 @@ docs/training.md; runs that are in --out already are not repeated.
 """
 import argparse
 import json
+import re
 import statistics
 import time
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, set_random_seed
 from rich.progress import track
 
 import mmeffnet
-from mmeffnet.engine import adjust
+from mmeffnet.engine import adjust, cli, run
 
 SANITY = 'quickstart/efficientnet-b0_digits-paper.py'
 
 
-def our_config(seed: int, options: dict) -> Config:
+def our_config(options: dict) -> Config:
     cfg = Config.fromfile(mmeffnet.config_path(SANITY))
-    cfg.merge_from_dict({'randomness.seed': seed, 'default_hooks.checkpoint.interval': -1,
-                         'default_hooks.checkpoint.save_best': None, **options})
+    cfg.merge_from_dict(options)
     adjust.dataloaders(cfg, pin_memory=None, persistent=None)
     return cfg
 
 
-def mmpretrain_config(seed: int, options: dict) -> Config:
+def curve(work_dir: Path) -> list[float]:
+    """What a run wrote: per cent top-1 after each epoch."""
+    newest = max(work_dir.glob('*/vis_data/scalars.json'))
+    lines = [json.loads(line) for line in newest.read_text().splitlines()]
+    return [line['accuracy/top1'] for line in lines if 'accuracy/top1' in line]
+
+
+def train_mmpretrain(ours: Config, work_dir: Path) -> list[float]:
     """mmpretrain's config for B0, with the data and the number of epochs of ours."""
     theirs = Config.fromfile(str(Path(
         __import__('mmpretrain').__file__).parent / '.mim/configs/efficientnet'
         / 'efficientnet-b0_8xb32_in1k.py'))
-    ours, epochs = our_config(seed, options), theirs.train_cfg.max_epochs
-    share = ours.train_cfg.max_epochs / epochs
+    share = ours.train_cfg.max_epochs / theirs.train_cfg.max_epochs
     theirs.model.head.num_classes = 10
     ours.model = theirs.model
     ours.optim_wrapper = theirs.optim_wrapper
@@ -49,16 +56,9 @@ def mmpretrain_config(seed: int, options: dict) -> Config:
         theirs.param_scheduler, convert_to_iter_based=True,
         milestones=[round(m * share, 4) for m in theirs.param_scheduler.milestones])
     ours.custom_hooks = []
-    return ours
-
-
-def train_by_config(cfg: Config, work_dir: Path) -> list[float]:
-    """Per cent top-1 after each epoch."""
-    cfg.work_dir, cfg.experiment_name = str(work_dir), work_dir.name
-    Runner.from_cfg(cfg).train()
-    newest = max(work_dir.glob('*/vis_data/scalars.json'))
-    lines = [json.loads(line) for line in newest.read_text().splitlines()]
-    return [line['accuracy/top1'] for line in lines if 'accuracy/top1' in line]
+    ours.work_dir, ours.experiment_name = str(work_dir), work_dir.name
+    Runner.from_cfg(ours).train()
+    return curve(work_dir)
 
 
 def train_timm(cfg: Config) -> list[float]:
@@ -73,8 +73,10 @@ def train_timm(cfg: Config) -> list[float]:
     train, val = (Runner.build_dataloader(cfg[f'{part}_dataloader'], seed=seed)
                   for part in ('train', 'val'))
     prepare = MODELS.build(dict(type='ClsDataPreprocessor', **cfg.data_preprocessor))
+    device = get_device()
+    prepare.to(device)
     model = create_model('tf_efficientnet_b0', num_classes=10, drop_path_rate=0.2,
-                         drop_rate=mmeffnet.VARIANTS['b0'].dropout)
+                         drop_rate=mmeffnet.VARIANTS['b0'].dropout).to(device)
     rule, steps = cfg.optim_wrapper.optimizer, len(train)
     optimizer = create_optimizer_v2(model, opt='rmsproptf', lr=rule.lr, alpha=rule.alpha,
                                     momentum=rule.momentum, eps=rule.eps,
@@ -114,24 +116,44 @@ def accuracy(model: torch.nn.Module, loader, prepare, cfg: Config) -> float:
     return evaluator.evaluate(len(loader.dataset))['accuracy/top1']
 
 
-# Variations of ours: what --amp, --compile and so on leave of the accuracy.
+# Variations of ours: what flags and settings leave of the accuracy.
 OURS = {
-    'ours': {},
-    'ours, bfloat16': {'optim_wrapper.precision': 'mixed'},
-    'ours, compiled': {'compile': dict(dynamic=False)},
-    'ours, 2 batches of 16 a step': {
-        'train_dataloader.batch_size': 16, 'optim_wrapper.accumulative_counts': 2},
-    'ours, recomputed blocks': {'model.backbone.with_cp': True},
+    'ours': [],
+    'ours, float32': ['--cfg-options', 'optim_wrapper.precision=float32'],
+    'ours, --amp': ['--amp'],
+    'ours, float16': ['--cfg-options', 'optim_wrapper.precision=float16'],
+    'ours, --compile': ['--compile'],
+    'ours, --channels-last': ['--channels-last'],
+    'ours, --accumulate 2': ['--accumulate', '2', '--cfg-options',
+                             'train_dataloader.batch_size=16'],
+    'ours, recomputed blocks': ['--cfg-options', 'model.backbone.with_cp=True'],
+    'ours, all of these': [
+        '--amp', '--compile', '--channels-last', '--accumulate', '2', '--cfg-options',
+        'train_dataloader.batch_size=16', 'model.backbone.with_cp=True'],
 }
 RECIPES = (*OURS, 'mmpretrain', 'timm')
 
 
-def run(recipe: str, seed: int, options: dict, work_dir: Path) -> list[float]:
-    if recipe == 'timm':
-        return train_timm(our_config(seed, options))
-    if recipe == 'mmpretrain':
-        return train_by_config(mmpretrain_config(seed, options), work_dir)
-    return train_by_config(our_config(seed, {**OURS[recipe], **options}), work_dir)
+def train_ours(flags: list[str], options: dict, work_dir: Path) -> list[float]:
+    """By the command line of tools/train.py."""
+    if '--cfg-options' not in flags:
+        flags = [*flags, '--cfg-options']
+    run.train(cli.parse(cli.train_parser(), [
+        mmeffnet.config_path(SANITY), '--work-dir', str(work_dir), *flags,
+        *(f'{key}={value}' for key, value in options.items())]))
+    return curve(work_dir)
+
+
+def accuracies(recipe: str, seed: int, epochs: int | None, work_dir: Path) -> list[float]:
+    """Per cent top-1 after each epoch of a run."""
+    options = {'randomness.seed': seed, 'default_hooks.checkpoint.interval': -1,
+               'default_hooks.checkpoint.save_best': None}
+    if epochs:
+        options['train_cfg.max_epochs'] = epochs
+    if recipe in OURS:
+        return train_ours(OURS[recipe], options, work_dir)
+    cfg = our_config(options)
+    return train_timm(cfg) if recipe == 'timm' else train_mmpretrain(cfg, work_dir)
 
 
 def table(results: dict) -> str:
@@ -162,14 +184,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / 'results.json'
     results = json.loads(file.read_text()) if file.exists() else {}
-    options = {'train_cfg.max_epochs': args.epochs} if args.epochs else {}
     for seed in args.seeds:
         for recipe in args.recipes:
             key = f'{recipe}:{seed}'
             if key not in results:
                 start = time.monotonic()
-                name = key.replace(' ', '-').replace(':', '_')
-                top1 = run(recipe, seed, options, args.out / name)
+                name = re.sub('[^a-z0-9]+', '_', key)
+                top1 = accuracies(recipe, seed, args.epochs, args.out / name)
                 results[key] = dict(top1=top1, seconds=round(time.monotonic() - start))
                 file.write_text(json.dumps(results, indent=1))
             print(table(results), flush=True)
