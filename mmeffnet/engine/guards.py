@@ -5,17 +5,19 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from mmengine.structures import BaseDataElement
+from torch.distributed.tensor import DTensor
 
 from mmeffnet.engine.checkpoint import bare_model
 from mmeffnet.engine.saving import WHOLE_FILES
 from mmeffnet.engine.state import waiting
 from mmeffnet.errors import RunError
 from mmeffnet.files import whole
+from mmeffnet.optim.rmsprop import local
 from mmeffnet.registry import HOOKS
 
 INTERRUPTED = 'interrupted.pth'
@@ -137,7 +139,10 @@ class NonFiniteHook(Hook):
         """Called before each step of the optimizer, with the gradients that it will use."""
         params = [p for group in optimizer.param_groups for p in group['params']
                   if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([p.grad for p in params]) or [torch.zeros(())])
+        norms = torch.stack(torch._foreach_norm([local(p.grad) for p in params])
+                            or [torch.zeros(())])
+        if any(isinstance(p, DTensor) for p in params):
+            all_reduce(norms)  # each process has looked at its share
         if torch.isfinite(norms).all():
             self._suspect, self._left_out = None, False
             return
@@ -172,7 +177,8 @@ class NonFiniteHook(Hook):
         rates = sorted({group['lr'] for group in runner.optim_wrapper.optimizer.param_groups})
         rate = f'{rates[-1]:.4g}' if len(rates) == 1 else f'{rates[0]:.4g} to {rates[-1]:.4g}'
         batch = self._batch if self._suspect is None else self._suspect
-        path = Path(runner.work_dir, f'non_finite_iter_{runner.iter + 1}.pth')
+        rank = f'_rank_{get_rank()}' if get_world_size() > 1 else ''
+        path = Path(runner.work_dir, f'non_finite_iter_{runner.iter + 1}{rank}.pth')
         with whole(path) as part:
             torch.save(plain_batch(batch), part)
         return (f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}), learning rate {rate}: '

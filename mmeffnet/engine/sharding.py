@@ -17,12 +17,14 @@ from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
+from mmeffnet.engine.parallel import share_of
+from mmeffnet.engine.saving import WHOLE_FILES
 from mmeffnet.registry import RUNNERS, STRATEGIES
 
 # Parts of a checkpoint that hold distributed tensors.
-SHARDED = ('state_dict', 'ema_state_dict', 'optimizer')
+SHARDED = ('state_dict', 'ema_state_dict', 'optimizer', 'gradients')
 
 
 @STRATEGIES.register_module()
@@ -86,7 +88,8 @@ class ShardedStrategy(DDPStrategy):
             if part in checkpoint:
                 checkpoint[part] = _whole(checkpoint[part], keep)
         if keep:
-            save_checkpoint(checkpoint, filename)
+            there = None if '://' in filename else dict(backend=WHOLE_FILES)
+            save_checkpoint(checkpoint, filename, backend_args=there)
 
     def load_checkpoint(self, filename: str, **kwargs) -> dict:
         """As MMEngine's, on the CPU: a device may not hold all of it."""
@@ -97,7 +100,7 @@ class ShardedStrategy(DDPStrategy):
         saved, own = ([item for group in groups for item in group['params']] for groups in
                       (state_dict['param_groups'], self.optim_wrapper.optimizer.param_groups))
         params = dict(zip(saved, own))  # PyTorch says it where they do not match
-        state = {index: {name: _like(value, params.get(index)) for name, value in values.items()}
+        state = {index: {name: share_of(value, params.get(index)) for name, value in values.items()}
                  for index, values in state_dict['state'].items()}
         super().load_optim_state_dict({**state_dict, 'state': state})
 
@@ -154,17 +157,7 @@ def _split(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
     """Before loading: of each whole tensor take this process' share."""
     for name, param in module._parameters.items():
         if prefix + name in state_dict:
-            state_dict[prefix + name] = _like(state_dict[prefix + name], param)
-
-
-def _like(value, param):
-    """A whole tensor distributed as a parameter is, and anything of another kind or shape as is."""
-    if (not isinstance(param, DTensor) or not isinstance(value, torch.Tensor)
-            or isinstance(value, DTensor) or value.shape != param.shape):
-        return value
-    # Every process has read the file: nothing has to be sent.
-    return distribute_tensor(value.to(param.device), param.device_mesh, param.placements,
-                             src_data_rank=None)
+            state_dict[prefix + name] = share_of(state_dict[prefix + name], param)
 
 
 def _whole(value, keep: bool):

@@ -3,12 +3,12 @@ import random
 
 import numpy as np
 import torch
-from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper
 
 from mmeffnet.engine.checkpoint import bare_model
+from mmeffnet.engine.parallel import joint_gradient, share_of
 from mmeffnet.registry import HOOKS
 
 
@@ -45,9 +45,9 @@ class ExactResumeHook(Hook):
             checkpoint['within_epoch'] = dict(done=loop.batches_done if within else 0,
                                               of=len(loop.dataloader))
         if waiting(runner.optim_wrapper):
+            params = bare_model(runner.model).named_parameters()
             checkpoint['gradients'] = {
-                name: _mean(p.grad) for name, p in bare_model(runner.model).named_parameters()
-                if p.grad is not None}
+                name: joint_gradient(p.grad) for name, p in params if p.grad is not None}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self._resumed = None
@@ -68,7 +68,8 @@ class ExactResumeHook(Hook):
         if waiting(runner.optim_wrapper):
             for name, param in bare_model(runner.model).named_parameters():
                 gradient = (resumed['gradients'] or {}).get(name)
-                param.grad = None if gradient is None else gradient.to(param.device)
+                param.grad = None if gradient is None else share_of(
+                    gradient.to(param.device), param)
         # The order of the images came from this process's own seed so far.
         sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
         if hasattr(sampler, 'seed') and seed is not None:
@@ -78,13 +79,6 @@ class ExactResumeHook(Hook):
 def waiting(wrapper) -> bool:
     """Whether gradients are being accumulated for a step that is still to come."""
     return isinstance(wrapper, OptimWrapper) and not wrapper.should_update()
-
-
-def _mean(gradient: torch.Tensor) -> torch.Tensor:
-    """The mean over the processes: until the step each has but its own."""
-    gradient = gradient.clone()
-    all_reduce(gradient, 'mean')
-    return gradient
 
 
 def random_state() -> dict:
