@@ -85,21 +85,27 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(f
     assert_equal_ends(folder, 'killed')
 
 
-def test_sigterm_saves_after_the_step_and_the_run_goes_on_from_there(folder):
-    stopped = train(folder, '--work-dir', 'stopped', drill="dict(type='Terminated', at=3)")
+@pytest.fixture(scope='module')
+def stopped(folder):
+    """The run ``stopped``, which SIGTERM ended in the midst of its second step."""
+    return train(folder, '--work-dir', 'stopped', drill="dict(type='Terminated', at=3)")
+
+
+def test_sigterm_saves_after_the_step_and_the_run_goes_on_from_there(folder, stopped):
     assert stopped.returncode == 143, stopped.stderr[-2000:]
     assert re.search('SIGTERM: saved after 4 iterations in .*/stopped; go on with --resume',
                      stopped.stdout)
     assert 'Traceback' not in stopped.stderr
-    resumed = train(folder, '--work-dir', 'stopped', '--resume')
+    shutil.copytree(folder / 'stopped', folder / 'resumed')
+    resumed = train(folder, '--work-dir', 'resumed', '--resume')
     assert 'resumed epoch: 0, iter: 4' in resumed.stdout
-    assert_equal_ends(folder, 'stopped')
+    assert_equal_ends(folder, 'resumed')
 
 
-def test_a_torn_checkpoint_is_passed_over_and_named(folder):
+def test_a_torn_checkpoint_is_passed_over_and_named(folder, stopped):
     shutil.copytree(folder / 'stopped', folder / 'torn')
-    torn = folder / 'torn/iter_16.pth'
-    torn.write_bytes(torn.read_bytes()[:torn.stat().st_size // 2])
+    content = (folder / 'whole/iter_16.pth').read_bytes()
+    (folder / 'torn/iter_16.pth').write_bytes(content[:len(content) // 2])
     resumed = train(folder, '--work-dir', 'torn', '--resume')
     assert 'iter_16.pth cannot be resumed: ' in resumed.stdout
     assert 'resumed epoch: 0, iter: 4' in resumed.stdout

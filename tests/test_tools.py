@@ -174,11 +174,11 @@ def test_two_processes_train_together_without_cuda(launch, whole_run, tmp_path):
 
 @pytest.mark.parametrize('flag', ['--local_rank=3', '--local-rank=3'])
 def test_both_spellings_of_the_local_rank_parse(flag, monkeypatch):
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setenv('LOCAL_RANK', '')  # so that it is as before at the end
+    monkeypatch.delenv('LOCAL_RANK')
     args = cli.parse(cli.train_parser(), ['config.py', flag])
     assert args.local_rank == 3
     assert os.environ['LOCAL_RANK'] == '3'
-    monkeypatch.delenv('LOCAL_RANK')
 
 
 def test_launched_ranks_come_from_the_environment(monkeypatch):

@@ -1,6 +1,7 @@
 """Precision by device."""
 import pytest
 import torch
+from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper as Float16OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
@@ -34,7 +35,7 @@ def wrapper(precision, **options):
 
 
 def test_bfloat16_reaches_the_layers_and_no_further():
-    layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    layer, x = (item.to(get_device()) for item in (torch.nn.Linear(2, 2), torch.ones(1, 2)))
     made = wrapper('bfloat16', accumulative_counts=2, clip_grad=dict(max_norm=1.))
     with made.optim_context(layer):
         assert layer(x).dtype == torch.bfloat16
