@@ -2,8 +2,6 @@
 import logging
 import math
 import os
-import re
-import traceback
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.config import explain, load_config
 from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
 from mmeffnet.engine.saving import claim
+from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.weights.sources import WEIGHTS_ONLY
 
@@ -129,27 +128,14 @@ def _start(work: Callable, runner: Runner, cfg: Config):
     start = _StartHook()
     runner.register_hook(start)
     try:
-        return work()
+        with named_when_dead(runner):
+            return work()
     except RunError:
         raise
     except Exception as error:
         if not start.started:
             raise InputError(explain(error, cfg)) from error
-        if _worker_died(error):
-            raise RunError(
-                f'a loading worker was killed at iteration {runner.iter + 1}, most often because '
-                'the memory was full: set train_dataloader.num_workers lower and go on with '
-                '--resume') from error
         raise
-
-
-def _worker_died(error: Exception) -> bool:
-    """Whether an error says that a loading process is gone, in one of PyTorch's three ways."""
-    if re.search('DataLoader worker .*(exited unexpectedly|is killed by signal)', str(error)):
-        return True
-    # A batch was being handed over.
-    return isinstance(error, (ConnectionError, EOFError)) and any(
-        'multiprocessing' in frame.filename for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _build(cfg: Config, stages: list[str]) -> Runner:
