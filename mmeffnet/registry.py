@@ -38,6 +38,8 @@ HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
     'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures')))
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
+VISUALIZERS = _child(root.VISUALIZERS, 'mmeffnet.engine.visualizer')
+VISBACKENDS = _child(root.VISBACKENDS, 'mmeffnet.engine.vis_backends')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
 MODEL_WRAPPERS = _child(root.MODEL_WRAPPERS, 'mmeffnet.engine.parallel')
 RUNNERS = _child(root.RUNNERS, 'mmeffnet.engine.sharding')

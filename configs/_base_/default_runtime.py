@@ -27,8 +27,9 @@ env_cfg = dict(
 )
 del _cuda
 
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+# Local files, and TensorBoard where it is installed. Others by one line, here or in a config
+# that inherits this: visualizer = dict(vis_backends='WandbVisBackend')
+visualizer = dict(type='mmeffnet.RunVisualizer')
 
 log_level = 'INFO'
 load_from = None

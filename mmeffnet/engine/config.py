@@ -38,7 +38,18 @@ def load_config(path: str, options: dict | None = None) -> Config:
     except Exception as error:
         raise InputError(f'config {path!r} cannot be read: {one_line(error)}') from error
     check_keys(cfg)
+    _fill_visualizer(cfg)
     return cfg
+
+
+def _fill_visualizer(cfg: Config) -> None:
+    """Let ``vis_backends = ...`` in a config that inherits ours mean the visualizer's.
+
+    In MMEngine a base file's ``visualizer`` holds a copy, and the line would do nothing.
+    """
+    visualizer, backends = cfg.get('visualizer') or {}, cfg.get('vis_backends')
+    if backends and visualizer.get('type') == 'mmeffnet.RunVisualizer':
+        visualizer.setdefault('vis_backends', backends)
 
 
 def check_keys(cfg: Config) -> None:

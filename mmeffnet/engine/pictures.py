@@ -72,6 +72,8 @@ class PicturesHook(Hook):
         self._draw_curve(runner)
         self._training = False
         runner.logger.info(f'Checkpoints and logs: {runner.work_dir}')
+        if any(Path(runner.log_dir).glob('vis_data/events.out.tfevents.*')):
+            runner.logger.info(f'Curves: tensorboard --logdir {runner.work_dir}')
         self._say(runner)
 
     @master_only
