@@ -35,7 +35,7 @@ OPTIMIZERS = _child(root.OPTIMIZERS, 'mmeffnet.optim')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmeffnet.optim')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
 HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
-    'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures')))
+    'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures', 'progress')))
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmeffnet.engine.visualizer')

@@ -15,6 +15,7 @@ default_hooks = dict(
     non_finite=dict(type='mmeffnet.NonFiniteHook', max_skips=0),
     sigterm=dict(type='mmeffnet.SigtermHook'),
     pictures=dict(type='mmeffnet.PicturesHook'),
+    progress=dict(type='mmeffnet.ProgressHook'),
 )
 
 # An import statement would turn this into a config of MMEngine's other style.

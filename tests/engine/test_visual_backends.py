@@ -6,7 +6,6 @@ from types import ModuleType
 
 import pytest
 from conftest import run_tool
-from mmengine.config import Config
 
 from mmeffnet.engine import config as configs
 from mmeffnet.engine import visualizer
@@ -186,5 +185,5 @@ def test_other_visualizers_keep_their_backends(tmp_path):
     (tmp_path / 'theirs.py').write_text(
         "vis_backends = [dict(type='A')]\n"
         "visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='B')])\n")
-    assert Config(configs.load_config(str(tmp_path / 'theirs.py'))
-                  ).visualizer.vis_backends[0].type == 'B'
+    cfg = configs.load_config(str(tmp_path / 'theirs.py'))
+    assert [backend.type for backend in cfg.visualizer.vis_backends] == ['B']
