@@ -1,7 +1,9 @@
 """What the tests share: the shipped files, a network small enough to train, the tools."""
 import os
+import pty
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 # As in the tools: beside other work, waiting threads that spin slow everything down.
@@ -55,6 +57,49 @@ def run_tool(name, *args, cwd, launcher=(), env=None):
     command = [sys.executable, *launcher, str(MIM / 'tools' / name), *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600,
                           env={**os.environ, 'PYTHON': sys.executable, **(env or {})})
+
+
+def run_on_terminal(*command, cwd, env=None):
+    """Run a command on a terminal of its own: its exit code and all that it wrote there."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=cwd, stdin=its, stdout=its, stderr=its,
+        env={**os.environ, 'TERM': 'xterm', 'COLUMNS': '120', 'LINES': '40', **(env or {})})
+    os.close(its)
+    seen = b''
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not part:
+            break
+        seen += part
+    os.close(ours)
+    return process.wait(), seen.decode(errors='replace')
+
+
+# Libraries that a run may be shown in beside TensorBoard; nothing of the tests leaves the machine.
+TRACKERS = [backend for backend, library in (('WandbVisBackend', 'wandb'),
+                                             ('MLflowVisBackend', 'mlflow')) if find_spec(library)]
+OFFLINE = dict(WANDB_MODE='offline', WANDB_SILENT='true', MLFLOW_DISABLE_TELEMETRY='true',
+               MLFLOW_TRACKING_URI='sqlite:///runs.db', DO_NOT_TRACK='true')
+
+
+@pytest.fixture(scope='session')
+def shown_run(tmp_path_factory):
+    """A run of two epochs on a terminal, shown in all that is installed.
+
+    Gives its work dir and what the terminal was sent.
+    """
+    folder = tmp_path_factory.mktemp('shown')
+    (folder / 'tiny_base.py').write_text(TINY)
+    (folder / 'tiny.py').write_text(
+        f"_base_ = './tiny_base.py'\ntrain_cfg = dict(max_epochs=2)\nvis_backends = {TRACKERS}\n")
+    code, seen = run_on_terminal(MIM / 'tools/train.py', 'tiny.py', '--work-dir', 'out',
+                                 cwd=folder, env=OFFLINE)
+    assert code == 0, seen[-2000:]
+    return folder / 'out', seen
 
 
 @pytest.fixture(scope='session')

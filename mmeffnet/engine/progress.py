@@ -1,7 +1,8 @@
 """A bar on the terminal: how far a run is, and the time that is left."""
-import atexit
 import logging
 import sys
+import time
+import weakref
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -21,6 +22,7 @@ from mmeffnet.registry import HOOKS
 
 # Seconds of a run by whose speed the rest is estimated: some validations are among them.
 SPEED_OVER = 600
+PERIOD = 0.2  # seconds between two drawings
 
 
 @HOOKS.register_module()
@@ -34,8 +36,8 @@ class ProgressHook(Hook):
 
     def __init__(self):
         self._progress: Progress | None = None
-        self._training = self._part = None
-        self._streams: list[tuple[logging.StreamHandler, object]] = []
+        self._training = self._part = self._close = None
+        self._drawn = 0.
 
     def before_train(self, runner) -> None:
         self._open()
@@ -48,6 +50,7 @@ class ProgressHook(Hook):
         if self._progress:
             self._progress.update(self._training, completed=runner.iter + 1,
                                   note=_note(runner))
+            self._draw()
 
     def after_train(self, runner) -> None:
         self.close()
@@ -58,6 +61,7 @@ class ProgressHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self._progress:
             self._progress.advance(self._part)
+            self._draw()
 
     def after_val(self, runner) -> None:
         self._end()
@@ -82,34 +86,44 @@ class ProgressHook(Hook):
             if self._training is None:  # it was not in the midst of a training
                 self.close()
 
+    def _draw(self) -> None:
+        if time.monotonic() - self._drawn >= PERIOD:
+            self._progress.refresh()
+            self._drawn = time.monotonic()
+
     def _open(self) -> None:
-        console = Console()
-        if self._progress or not console.is_terminal or not is_main_process():
+        # rich takes FORCE_COLOR for a terminal, which is set for log files too.
+        if self._progress or not is_main_process() or not sys.stdout.isatty():
             return
+        stdout, console = sys.stdout, Console()
+        # Drawn from here and by no thread of rich's: a loading worker that is forked while the
+        # thread holds its lock stands still for ever at the first line that it prints.
         self._progress = Progress(
             TextColumn('{task.description:8}'), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn(),
             TextColumn('{task.fields[note]}'), console=console, transient=True,
-            speed_estimate_period=SPEED_OVER)
-        stdout = sys.stdout
+            auto_refresh=False, speed_estimate_period=SPEED_OVER)
         self._progress.start()
+        console.show_cursor(True)  # a process that is killed could not do so
         # The log has kept the stream that it began with, and would write into the bar.
-        for handler in MMLogger.get_current_instance().handlers:
-            if getattr(handler, 'stream', None) is stdout:
-                self._streams.append((handler, stdout))
-                handler.setStream(_Above(console))
-        atexit.register(self.close)  # whatever ends the run: the cursor is hidden now
+        handlers = [handler for handler in MMLogger.get_current_instance().handlers
+                    if getattr(handler, 'stream', None) is stdout]
+        for handler in handlers:
+            handler.setStream(_Above(console))
+        # Called at the latest when the process ends, whatever ends it.
+        self._close = weakref.finalize(self, _take_away, self._progress, handlers, stdout)
 
     def close(self) -> None:
         """Take the bar off the terminal."""
-        if not self._progress:
-            return
-        for handler, stream in self._streams:
-            handler.setStream(stream)
-        self._streams.clear()
-        self._progress.stop()
-        self._progress = self._training = self._part = None
-        atexit.unregister(self.close)
+        if self._progress:
+            self._close()
+            self._progress = self._training = self._part = None
+
+
+def _take_away(progress: Progress, handlers: list[logging.StreamHandler], stdout) -> None:
+    for handler in handlers:
+        handler.setStream(stdout)
+    progress.stop()
 
 
 class _Above:
@@ -119,14 +133,16 @@ class _Above:
         self._console = console
 
     def write(self, text: str) -> None:
-        self._console.print(Text.from_ansi(text), end='', soft_wrap=True, highlight=False)
+        # Versions of rich differ in whether the last line break is left.
+        self._console.print(Text.from_ansi(text.removesuffix('\n')), soft_wrap=True,
+                            highlight=False)
 
     def flush(self) -> None:
         """Everything has been written at once."""
 
 
 def _note(runner) -> str:
-    """The epoch, where there is one, and the mean loss since the last line of the log."""
+    """The epoch, where there is one, and the loss of the last batch."""
     words = []
     if runner.max_epochs > 1:  # loops by iteration have one
         words.append(f'epoch {runner.epoch + 1}/{runner.max_epochs}')

@@ -1,4 +1,5 @@
 """Where a run's curves go: MMEngine's TensorBoard and MLflow with today's libraries."""
+import importlib
 import logging
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import ModuleType
 from mmengine.logging import MMLogger
 from mmengine.visualization import vis_backend as theirs
 
+from mmeffnet.errors import InputError, one_line
 from mmeffnet.registry import VISBACKENDS
 
 # Where TensorBoard looks whether it shall do without TensorFlow.
@@ -21,16 +23,27 @@ class TensorboardVisBackend(theirs.TensorboardVisBackend):
     _text = None
 
     def _init_env(self):
-        # Where TensorFlow is installed TensorBoard imports it to write a file: seconds and some
-        # hundred MB for what a few lines of its own do, and importing triton, as torch.compile
-        # does, then ends the process with a segmentation fault (seen with TensorFlow 2.21).
-        sys.modules.setdefault(WITHOUT_TENSORFLOW, ModuleType(WITHOUT_TENSORFLOW))
         super()._init_env()
         if self._text:
             self._tensorboard.add_text('config', self._text)
 
     def add_config(self, config, **kwargs) -> None:
-        """Keep the config for the file: a test has no curves and shall leave no empty run."""
+        """Keep the config for the file: a test has no curves and shall leave no empty run.
+
+        Called before anything else. Raises InputError where TensorBoard cannot be imported,
+        which would otherwise end the run at its first line of numbers.
+        """
+        # Where TensorFlow is installed TensorBoard imports it to write a file: seconds and some
+        # hundred MB for what a few lines of its own do, and importing triton, as torch.compile
+        # does, then ends the process with a segmentation fault (seen with TensorFlow 2.21).
+        sys.modules.setdefault(WITHOUT_TENSORFLOW, ModuleType(WITHOUT_TENSORFLOW))
+        try:
+            importlib.import_module('torch.utils.tensorboard')
+        except Exception as error:
+            raise InputError(
+                f'visualizer: tensorboard is installed and cannot be imported: {one_line(error)}. '
+                'Install it anew, or do without: --cfg-options visualizer.tensorboard=False'
+            ) from error
         self._text = indent(config.pretty_text, '    ')  # code, in Markdown
 
 

@@ -1,78 +1,103 @@
 """The bar on a terminal: shown there alone, above it the log, and gone at the end."""
-import os
-import pty
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
-import pytest
-from conftest import TINY
+from conftest import run_on_terminal
 
 from mmeffnet.engine.progress import ProgressHook
-from mmeffnet.plugin import MIM
+
+LOG_LINE = r'\d\d/\d\d \d\d:\d\d:\d\d - mmengine - INFO - '
+CONTROLS = re.compile(r'(\r|\n|\x1b\[[0-9;?]*[a-zA-Z])')
+# A training that has come to its third step, in a process of its own for each end.
+ENDINGS = """
+import os, sys
+from types import SimpleNamespace
+from mmengine.logging import MMLogger
+from mmeffnet.engine.progress import ProgressHook
+from mmeffnet.errors import RunError, one_line_errors
+
+def train(end):
+    runner = SimpleNamespace(max_iters=10, max_epochs=1, iter=0, val_dataloader=[1, 2, 3],
+                             message_hub=SimpleNamespace(log_scalars={}))
+    hook, logger = ProgressHook(), MMLogger.get_instance('tried')
+    with one_line_errors():
+        hook.before_train(runner)
+        for runner.iter in range(3):
+            hook.after_train_iter(runner, runner.iter)
+            logger.info(f'step {runner.iter}')
+        hook.before_val(runner)
+        hook.after_val_iter(runner, 0)
+        raise end
+
+for end in (RunError('stopped here'), KeyboardInterrupt(), SystemExit(143), OSError('broken')):
+    child = os.fork()
+    if not child:
+        train(end)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(f'{type(end).__name__} {code}', flush=True)
+"""
 
 
-def on_a_terminal(folder, *args):
-    """Run a tool on a terminal of its own; gives back the exit code and what was written."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, str(MIM / 'tools/train.py'), *args], cwd=folder, stdin=its, stdout=its,
-        stderr=its, env={**os.environ, 'TERM': 'xterm', 'COLUMNS': '120', 'LINES': '40'})
-    os.close(its)
-    seen = b''
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not part:
-            break
-        seen += part
-    os.close(ours)
-    return process.wait(), seen.decode(errors='replace')
+def screen(seen):
+    """The lines that stand on a terminal after it has been sent all this."""
+    lines, row, column = [''], 0, 0
+    for part in CONTROLS.split(seen):
+        if part == '\r':
+            column = 0
+        elif part == '\n':
+            row += 1
+            lines += [''] * (row == len(lines))
+        elif part == '\x1b[1A':
+            row -= 1
+        elif part == '\x1b[2K':
+            lines[row] = ''
+        elif not part.startswith('\x1b'):
+            lines[row] = lines[row][:column] + part + lines[row][column + len(part):]
+            column += len(part)
+    return [line for line in lines if line.strip()]
 
 
-CURSOR_HIDDEN, CURSOR_SHOWN, LINE_ERASED = '\x1b[?25l', '\x1b[?25h', '\x1b[2K'
-
-
-def assert_taken_away(seen):
-    assert seen.rindex(CURSOR_SHOWN) > seen.rindex(CURSOR_HIDDEN)
-    assert seen.rindex(LINE_ERASED) > seen.rindex('━')
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / 'tiny_base.py').write_text(TINY)
-    (tmp_path / 'tiny.py').write_text("_base_ = './tiny_base.py'\ntrain_cfg = dict(max_epochs=2)\n")
-    (tmp_path / 'wrong.py').write_text(
-        "_base_ = './tiny.py'\noptim_wrapper = dict(optimizer=dict(lr=1e30))\n")
-    return tmp_path
-
-
-def test_a_terminal_shows_epochs_loss_and_time_left_below_whole_log_lines(folder):
-    code, seen = on_a_terminal(folder, 'tiny.py')
-    assert code == 0
-    plain = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', seen)
+def test_a_terminal_shows_epochs_loss_and_time_left(shown_run):
+    plain = re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', shown_run[1])
     assert re.search(r'train +━+ +\d+/16 \d:\d\d:\d\d left [-\d:]+ epoch [12]/2, loss \d\.\d{4}',
                      plain)
+    assert re.search(r'left \d:\d\d:\d\d epoch 2/2', plain)
     assert re.search(r'validate ━+ \d/6 ', plain)
-    lines = [line for line in re.split('[\r\n]+', plain) if 'Epoch(train)' in line]
-    assert len(lines) == 4
-    assert all(re.match(r'\d\d/\d\d \d\d:\d\d:\d\d - mmengine - INFO - Epoch\(train\)', line)
-               for line in lines)
-    assert f'Curves: tensorboard --logdir {folder}/work_dirs/tiny' in plain  # not broken in two
-    assert_taken_away(seen)
 
 
-def test_a_run_that_fails_takes_its_bar_away(folder):
-    code, seen = on_a_terminal(folder, 'wrong.py')
-    assert code == 1
-    assert 'error: iteration ' in seen
-    assert_taken_away(seen)
+def test_the_log_stands_whole_above_the_bar_which_is_gone_at_the_end(shown_run):
+    folder, seen = shown_run
+    lines = screen(seen)
+    assert not any('━' in line for line in lines)
+    file, = folder.glob('*/*.log')
+    logged = [line for line in re.sub(r'\d{4}/', '', file.read_text()).splitlines()
+              if re.match(LOG_LINE + r'(Epoch|Saving|Curves|Picture)', line)]
+    assert sum('Epoch(train)' in line for line in logged) == 4
+    assert [line for line in lines if line in logged] == logged  # as in the file, none broken
 
 
-def test_nothing_is_shown_where_there_is_no_terminal(capsys):
+def test_whatever_ends_a_run_takes_the_bar_away(tmp_path):
+    code, seen = run_on_terminal('-c', ENDINGS, cwd=tmp_path)
+    assert code == 0, seen
+    lines = [re.sub('.*- INFO - ', '', line) for line in screen(seen)]
+    ends = [index for index, line in enumerate(lines) if re.fullmatch(r'[A-Z]\w+ -?\d+', line)]
+    # 130 where whoever started the tests lets them ignore SIGINT.
+    assert [lines[index].replace('130', '-2') for index in ends] == [
+        'RunError 1', 'KeyboardInterrupt -2', 'SystemExit 143', 'OSError 1']
+    steps = ['step 0', 'step 1', 'step 2']
+    assert lines[:ends[0]] == [*steps, 'error: stopped here']
+    assert lines[ends[0] + 1:ends[1]][:3] == steps
+    assert lines[ends[1] - 1] == 'KeyboardInterrupt'
+    assert lines[ends[1] + 1:ends[2]] == steps
+    assert lines[ends[3] - 1] == 'OSError: broken'
+    assert seen.count('━') > 4
+    assert not any('━' in line for line in lines)
+    # A process that is killed takes nothing away: the cursor is there all the time.
+    assert re.findall(r'\x1b\[\?25[lh]', seen)[:2] == ['\x1b[?25l', '\x1b[?25h']
+
+
+def test_nothing_is_shown_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setenv('FORCE_COLOR', '1')  # as for a log file that shall have colours
     hook = ProgressHook()
     runner = SimpleNamespace(max_iters=10, iter=0, val_dataloader=[1, 2])
     hook.before_train(runner)

@@ -5,32 +5,13 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
-from conftest import run_tool
+from mmengine.config import Config
 
 from mmeffnet.engine import config as configs
 from mmeffnet.engine import visualizer
 from mmeffnet.engine.vis_backends import WITHOUT_TENSORFLOW
 from mmeffnet.engine.visualizer import RunVisualizer
 from mmeffnet.errors import InputError
-
-TRACKERS = [name for name, library in (('WandbVisBackend', 'wandb'),
-                                       ('MLflowVisBackend', 'mlflow')) if find_spec(library)]
-# Nothing of the tests leaves the machine.
-OFFLINE = dict(WANDB_MODE='offline', WANDB_SILENT='true', MLFLOW_DISABLE_TELEMETRY='true',
-               MLFLOW_TRACKING_URI='sqlite:///runs.db', DO_NOT_TRACK='true')
-
-
-@pytest.fixture(scope='module')
-def shown(tmp_path_factory):
-    """A folder with a run of two epochs, shown in all that is installed."""
-    from conftest import TINY
-    folder = tmp_path_factory.mktemp('shown')
-    (folder / 'tiny_base.py').write_text(TINY)
-    (folder / 'tiny.py').write_text(
-        f"_base_ = './tiny_base.py'\ntrain_cfg = dict(max_epochs=2)\nvis_backends = {TRACKERS}\n")
-    result = run_tool('train.py', 'tiny.py', '--work-dir', 'out', cwd=folder, env=OFFLINE)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return folder, result.stdout
 
 
 @pytest.fixture
@@ -57,41 +38,40 @@ def curves(folder):
     # Without TensorFlow, whose import here makes a later one of triton crash the process.
     sys.modules.setdefault(WITHOUT_TENSORFLOW, ModuleType(WITHOUT_TENSORFLOW))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    events, = (folder / 'out').glob('*/vis_data/events.out.tfevents.*')
+    events, = folder.glob('*/vis_data/events.out.tfevents.*')
     return EventAccumulator(str(events)).Reload()
 
 
-def test_a_plain_run_leaves_loss_rate_and_accuracy_for_tensorboard(shown):
-    folder, output = shown
+def test_a_plain_run_leaves_loss_rate_and_accuracy_for_tensorboard(shown_run):
+    folder, output = shown_run
     found = curves(folder)
-    scalars, = (folder / 'out').glob('*/vis_data/scalars.json')
+    scalars, = folder.glob('*/vis_data/scalars.json')
     written = [json.loads(line) for line in scalars.read_text().splitlines()]
     for name, steps in (('loss', [4, 8, 12, 16]), ('lr', [4, 8, 12, 16]),
                         ('accuracy/top1', [1, 2])):
         assert [e.step for e in found.Scalars(name)] == steps
         assert [e.value for e in found.Scalars(name)] == pytest.approx(
             [line[name] for line in written if name in line])
-    assert f'Curves: tensorboard --logdir {folder / "out"}' in output
+    assert f'Curves: tensorboard --logdir {folder}' in output
 
 
-def test_a_config_is_readable_in_tensorboard(shown):
-    text = curves(shown[0]).Tensors('config/text_summary')[0]
+def test_a_config_is_readable_in_tensorboard(shown_run):
+    text = curves(shown_run[0]).Tensors('config/text_summary')[0]
     assert "    default_scope = 'mmpretrain'" in text.tensor_proto.string_val[0].decode()
 
 
-def test_one_line_of_a_config_sends_a_run_to_wandb(shown):
+def test_one_line_of_a_config_sends_a_run_to_wandb(shown_run):
     need('wandb')
-    log, = (shown[0] / 'out').glob('*/vis_data/wandb/offline-run-*/*.wandb')
+    log, = shown_run[0].glob('*/vis_data/wandb/offline-run-*/*.wandb')
     for name in (b'accuracy/top1', b'loss', b'lr'):
         assert name in log.read_bytes()
 
 
-def test_one_line_of_a_config_sends_a_run_to_mlflow(shown, monkeypatch):
+def test_one_line_of_a_config_sends_a_run_to_mlflow(shown_run, monkeypatch):
     need('mlflow')
-    folder, _ = shown
     monkeypatch.setenv('MLFLOW_DISABLE_TELEMETRY', 'true')
     from mlflow import MlflowClient
-    client = MlflowClient(f'sqlite:///{folder / "runs.db"}')
+    client = MlflowClient(f'sqlite:///{shown_run[0].parent / "runs.db"}')
     run, = client.search_runs(['0'])
     assert {'loss', 'lr', 'accuracy/top1'} <= set(run.data.metrics)
     assert [m.step for m in client.get_metric_history(run.info.run_id, 'accuracy/top1')] == [1, 2]
@@ -99,18 +79,29 @@ def test_one_line_of_a_config_sends_a_run_to_mlflow(shown, monkeypatch):
     assert run.info.run_name.startswith('out/')
 
 
-def test_the_log_goes_on_beside_the_other_libraries(shown):
-    log, = (shown[0] / 'out').glob('*/*.log')  # importing MLflow closes it
+def test_the_log_goes_on_beside_the_other_libraries(shown_run):
+    log, = shown_run[0].glob('*/*.log')  # importing MLflow closes it
     assert 'Checkpoints and logs' in log.read_text()
 
 
-def test_a_test_leaves_no_empty_run_in_tensorboard(shown):
-    folder, _ = shown
-    result = run_tool('test.py', 'tiny.py', 'out/epoch_2.pth', '--work-dir', 'tested',
-                      '--cfg-options', 'vis_backends=', cwd=folder)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert list((folder / 'tested').rglob('*.log'))
-    assert not list((folder / 'tested').rglob('events*'))
+def test_a_test_leaves_no_empty_run_in_tensorboard(tmp_path):
+    need('tensorboard')
+    shower = RunVisualizer('test', save_dir=str(tmp_path))
+    shower.add_config(Config(dict(a=1)))  # as the Runner does; a test has no curves
+    shower.close()
+    assert kinds(shower)[1:] == ['mmeffnet.TensorboardVisBackend']
+    assert list(tmp_path.rglob('config.py'))
+    assert not list(tmp_path.rglob('events*'))
+
+
+def test_a_broken_tensorboard_ends_the_run_at_once_and_says_how_to_do_without(monkeypatch,
+                                                                              tmp_path):
+    need('tensorboard')
+    shower = RunVisualizer('broken', save_dir=str(tmp_path))
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    with pytest.raises(InputError, match='^visualizer: tensorboard is installed and cannot be '
+                       'imported: .* --cfg-options visualizer.tensorboard=False$'):
+        shower.add_config(Config(dict(a=1)))
 
 
 def test_without_tensorboard_a_run_keeps_its_local_files_alone(missing, tmp_path):
