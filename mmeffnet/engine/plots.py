@@ -26,7 +26,7 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
         if name in scalars]
     if not panels:
         return False
-    figure = _figure(4.2 * len(panels), 3.4)
+    figure = blank_figure(4.2 * len(panels), 3.4)
     for axes, (name, colour, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0],
                                            panels):
         values = np.asarray(scalars[name][0], dtype=float)
@@ -49,7 +49,7 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.3)
         axes.margins(x=0.02)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
@@ -63,7 +63,7 @@ def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
     np.add.at(counts, tuple(np.asarray(pairs).T), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = max(4.5, 0.32 * total + 2)
-    figure = _figure(side + 0.8, side)
+    figure = blank_figure(side + 0.8, side)
     axes = figure.subplots()
     image = axes.imshow(100 * share, cmap='Blues', vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label='share of the true class (%)', shrink=0.8)
@@ -79,7 +79,7 @@ def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
             if count:
                 axes.text(column, row, count, ha='center', va='center', fontsize=8,
                           color='white' if share[row, column] > 0.5 else 'black')
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _first(scalars: Mapping, *prefixes: str) -> str | None:
@@ -96,13 +96,13 @@ def _smooth(values: np.ndarray, window: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout='constrained')
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> bool:
+def save_figure(figure: Figure, path: Path) -> bool:
     with whole(path) as part:
         figure.savefig(part, dpi=130, format='png')
     return True

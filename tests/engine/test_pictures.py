@@ -11,8 +11,8 @@ from mmeffnet.engine import pictures, plots
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
     """Figures as they are saved."""
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, '_save', lambda figure, path: figures.append(figure) or save(
+    figures, save = [], plots.save_figure
+    monkeypatch.setattr(plots, 'save_figure', lambda figure, path: figures.append(figure) or save(
         figure, path))
     return figures
 
