@@ -43,7 +43,7 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
             epochs = np.arange(1, len(values) + 1) / steps_per_epoch
             if name == 'train/loss':
                 axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.8)
-                values = _smooth(values, max(1, steps_per_epoch // 2))
+                values = smooth(values, max(1, steps_per_epoch // 2))
             axes.plot(epochs, values, color=colour)
         axes.set_title(title)
         axes.set_xlabel('epoch')
@@ -88,7 +88,7 @@ def _first(scalars: Mapping, *prefixes: str) -> str | None:
                  if name.startswith(prefix) and not name.endswith('time')), None)
 
 
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Mean of the last ``window`` values at each place, of fewer at the start."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)
