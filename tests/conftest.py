@@ -8,6 +8,8 @@ from pathlib import Path
 
 # As in the tools: beside other work, waiting threads that spin slow everything down.
 os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a core
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest  # noqa: E402
 
