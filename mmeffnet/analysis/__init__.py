@@ -1,0 +1,1 @@
+"""What networks cost and how they differ: measured, counted and drawn."""
