@@ -71,7 +71,7 @@ def random_weights(variant: str, seed: int = 0) -> dict[str, torch.Tensor]:
             if getattr(block, 'skip', False):
                 # Fifty residual branches of full strength would amplify rounding.
                 [m for m in block.modules() if m in norms][-1].weight.mul_(0.3)
-        network.train()(torch.randn(2, 3, 128, 128))
+        network.train()(torch.randn(2, 3, 224, 224))
     return network.state_dict()
 
 
