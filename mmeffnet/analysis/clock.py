@@ -1,6 +1,7 @@
 """Time on a device, and the ceilings that a computation on it cannot pass."""
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
@@ -96,20 +97,18 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 @torch.no_grad()
-def multiply_adds(network: torch.nn.Module, images: torch.Tensor, training: bool) -> int:
-    """Multiply-adds of convolutions and matrix products in a step.
+def multiply_adds(network: torch.nn.Module, size: int, training: bool) -> int:
+    """Multiply-adds of convolutions and matrix products, in a step of one image.
 
-    A layer's backward pass has two products of the size of its forward one, or one where the
-    input wants no gradient. PyTorch's own count of the backward pass takes no notice of groups.
+    A layer's backward pass has two products as large as its forward one, or one where the input
+    wants no gradient. (PyTorch's own count of a backward pass takes no notice of groups.)
     """
+    network = copy.deepcopy(network).to('meta')  # shapes are all that is needed
     first = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
     seen = []
-    hook = first.register_forward_hook(lambda layer, _, out: seen.append(
+    first.register_forward_hook(lambda layer, _, out: seen.append(
         out.numel() * layer.weight[0].numel()))
-    try:
-        with FlopCounterMode(display=False) as counter:
-            network(images)
-    finally:
-        hook.remove()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty((1, 3, size, size), device='meta'))
     forward = counter.get_total_flops() // 2
     return 3 * forward - seen[0] if training else forward

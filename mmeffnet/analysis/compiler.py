@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -23,23 +24,28 @@ class Compiled:
 def compiling() -> Iterator[Compiled]:
     """A block in which networks are compiled; its traffic is there once the block has ended.
 
-    Nothing is taken from the caches of an earlier run: a first call would look short.
+    It starts with empty caches: kernels of an earlier network would make a first call short.
     """
-    import torch._functorch.config as functorch
-    import torch._inductor.config as inductor
-    from torch._inductor import metrics
+    from torch._inductor import metrics, utils
     torch._dynamo.config.cache_size_limit = MOST_VERSIONS
     torch._dynamo.config.accumulated_cache_size_limit = MOST_VERSIONS
-    # The compiler counts bytes for this log alone, which nobody wants to read here.
+    fresh = getattr(utils, 'fresh_cache', None) or utils.fresh_inductor_cache
+    before, compiled = metrics.num_bytes_accessed, Compiled()
+    with (TemporaryDirectory(ignore_cleanup_errors=True) as folder, _counting(),
+          fresh(dir=folder)):
+        yield compiled
+    compiled.moved = (metrics.num_bytes_accessed - before) or None
+
+
+@contextmanager
+def _counting() -> Iterator[None]:
+    """The compiler counts bytes for a log alone, which nobody wants to read here."""
     log = logging.getLogger('torch._inductor.compile_fx.__inductor_metrics')
     level, handlers, propagates = log.level, log.handlers, log.propagate
-    before, compiled = metrics.num_bytes_accessed, Compiled()
+    log.setLevel(logging.INFO)
+    log.handlers, log.propagate = [logging.NullHandler()], False
     try:
-        log.setLevel(logging.INFO)
-        log.handlers, log.propagate = [logging.NullHandler()], False
-        with inductor.patch(fx_graph_cache=False), functorch.patch(enable_autograd_cache=False):
-            yield compiled
-        compiled.moved = (metrics.num_bytes_accessed - before) or None
+        yield
     finally:
         log.handlers, log.propagate = handlers, propagates
         log.setLevel(level)

@@ -129,10 +129,8 @@ def contenders(variant: str, libraries: Sequence[str], say: Callable[[str], None
     are not ours. Ours with symmetric padding is there if a library is that pads so.
     """
     state = random_weights(variant)
-    padded = {OURS: None, OURS_SYMMETRIC: 'symmetric'}
-    own = {}
-    for name, padding in padded.items():
-        own[name] = _loaded(ours(variant, padding), state)
+    own = {name: _loaded(ours(variant, padding), state)
+           for name, padding in ((OURS, None), (OURS_SYMMETRIC, 'symmetric'))}
     found = []
     for name in libraries:
         try:
@@ -157,7 +155,7 @@ def contenders(variant: str, libraries: Sequence[str], say: Callable[[str], None
 
 
 def _loaded(network: nn.Module, state) -> nn.Module:
-    """The network with all of ``state`` and nothing else; counters of batches may be absent."""
+    """The network, in eval mode, with a copy of all of ``state`` and nothing else."""
     network.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True)
     return network.eval()
 

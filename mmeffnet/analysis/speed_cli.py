@@ -8,11 +8,19 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from mmeffnet.analysis import speed_report as report
 from mmeffnet.analysis.contenders import LIBRARIES, OURS, OURS_SYMMETRIC
-from mmeffnet.analysis.speed import Benchmark, Plan, measure_ceilings
+from mmeffnet.analysis.speed import LEAST_ROUNDS, Benchmark, Plan, measure_ceilings
+from mmeffnet.analysis.speed_chart import chart
+from mmeffnet.analysis.speed_rows import Baseline, Row
 from mmeffnet.analysis.steps import INFER, TRAIN, Setting
 from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError, one_line_errors
@@ -52,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument('--rounds', type=int, default=10, metavar='N',
                         help='turns of each candidate; 10 by default, at least 3')
     result.add_argument('--budget', type=float, metavar='SECONDS',
-                        help='no rounds are added past it (each candidate has three), and no '
-                        'candidate is begun')
+                        help='shared among variants, modes and batches: past it no candidate is '
+                        'begun, and no round after the third')
     result.add_argument('--baseline', metavar='LIBRARY[:SETTING]',
                         help='a further column: times over those of this one, in the same '
                         'setting or in the one that is named')
@@ -76,63 +84,84 @@ def plan_of(args: argparse.Namespace) -> Plan:
         if variant not in VARIANTS:
             raise InputError(f'--variants {variant!r} is no variant{nearest(variant, VARIANTS)} '
                              f'(known: {", ".join(VARIANTS)})')
-    for flag, least, values in (('--batch', 1, args.batch), ('--rounds', 3, [args.rounds]),
-                                ('--size', 32, [args.size or 32]),
-                                ('--budget', 0, [args.budget or 0])):
+    for flag, least, values in (('--batch', 1, args.batch), ('--size', 32, [args.size]),
+                                ('--rounds', LEAST_ROUNDS, [args.rounds]),
+                                ('--budget', 0, [args.budget])):
         for value in values:
-            if value < least:
+            if value is not None and not value >= least:
                 raise InputError(f'{flag} {value} must be at least {least}')
     device = choose_device(args.device)
-    settings = [Setting(name) for name in args.settings or
-                SETTINGS.get(device.type, SETTINGS['cpu'])]
+    if device.type not in SETTINGS:
+        raise InputError(f'--device {str(device)!r}: the benchmark knows {" and ".join(SETTINGS)}')
+    settings = [Setting(name) for name in args.settings or SETTINGS[device.type]]
     if device.type != 'cuda' and any('graphs' in setting for setting in settings):
         raise InputError(f'--settings graphs needs CUDA, and the device is {device.type!r}')
-    return Plan(variants=args.variants, modes=args.mode, batches=args.batch, settings=settings,
-                libraries=args.against, device=device, size=args.size, rounds=args.rounds,
-                budget=args.budget)
+    return Plan(variants=unique(args.variants), modes=unique(args.mode),
+                batches=unique(args.batch), settings=unique(settings),
+                libraries=unique(args.against), device=device, size=args.size,
+                rounds=args.rounds, budget=args.budget)
 
 
-def baseline_of(text: str | None) -> tuple[str, str | None] | None:
-    """'timm:eager' as library and setting."""
+def unique(values: list) -> list:
+    """Each value once, in order: a candidate that is named twice is one."""
+    return list(dict.fromkeys(values))
+
+
+def baseline_of(text: str | None) -> Baseline | None:
+    """'timm' or 'timm:eager' as library and setting."""
     if text is None:
         return None
     library, _, setting = text.partition(':')
     known = (OURS, OURS_SYMMETRIC, *LIBRARIES)
     if library not in known:
         raise InputError(f'--baseline {text!r}: {library!r} is no library{nearest(library, known)} '
-                         f'({", ".join(known)})')
-    return library, Setting(setting).name if setting else None
+                         f'(known: {", ".join(known)})')
+    return Baseline(library, Setting(setting, '--baseline').name if setting else None)
 
 
-def run(plan: Plan, baseline, out: Path | None) -> None:
-    """Measure, and print and write what there is after each group."""
-    torch.backends.cudnn.benchmark = True  # the sizes stay the same
+def run(plan: Plan, baseline: Baseline | None = None, out: Path | None = None) -> list[Row]:
+    """Measure, and print and write what there is after each group; gives all rows."""
     rows = []
-    with progress() as (say, advance):
-        advance('ceilings of the device')
+    with speaking() as (say, tell), _same_sizes(plan.device):
+        tell('measuring the ceilings of the device', 0)
         ceilings = measure_ceilings(plan.device, plan.settings)
         header = report.header(plan.device, ceilings)
         say(f'{header}\n', sys.stdout)
-        for group in Benchmark(plan, say, advance).groups():
+        for group in Benchmark(plan, say, tell).groups():
             if not group:
                 continue
             rows += group
             say(f'{report.table(group, ceilings, baseline)}\n', sys.stdout)
             if out:
                 report.write_csv(rows, ceilings, baseline, out / 'speed.csv')
-                report.chart(rows, header, out / 'speed.png')
+                chart(rows, header, out / 'speed.png')
     if not rows:
         raise InputError('nothing could be measured: the lines above say why')
+    return rows
 
 
 @contextmanager
-def progress():
-    """A line that says what is being done, on a terminal, and a way to print beside it."""
+def _same_sizes(device: torch.device):
+    """On CUDA, let cuDNN choose the fastest convolutions, as for images of one size."""
+    before = torch.backends.cudnn.benchmark
+    if device.type == 'cuda' and device.index is not None:
+        torch.cuda.set_device(device)
+    try:
+        torch.backends.cudnn.benchmark = True
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def speaking():
+    """A bar that says what is being done, on a terminal, and a way to print beside it."""
     console = Console(stderr=True)
-    bar = Progress(SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn(),
-                   console=console, transient=True, disable=not console.is_terminal,
+    bar = Progress(BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+                   TextColumn('{task.description}', markup=False), console=console,
+                   transient=True, disable=not console.is_terminal,
                    redirect_stdout=False, redirect_stderr=False)
-    task = bar.add_task('starting')
+    task = bar.add_task('starting', total=1)
 
     def say(text: str, file=None) -> None:
         bar.stop()
@@ -140,4 +169,4 @@ def progress():
         bar.start()
 
     with bar:
-        yield say, lambda text: bar.update(task, description=text)
+        yield say, lambda text, share: bar.update(task, description=text, completed=share)

@@ -1,7 +1,7 @@
 """One step of a network, inference or training, in each of the ways it can be executed."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,26 +22,25 @@ class Setting:
     """How a network is executed: a name such as 'bf16+channels_last+compile'.
 
     'eager' alone is float32 in PyTorch's own order of channels; 'bf16' is autocast, 'graphs'
-    a CUDA graph of the whole step.
+    a CUDA graph of the whole step. flag: where the name comes from, for messages. Raises
+    InputError for a name that means nothing.
     """
     name: str
+    flag: InitVar[str] = '--settings'
 
-    def __post_init__(self):
-        for part in self.parts:
+    def __post_init__(self, flag: str):
+        parts = self.name.split('+')
+        for part in parts:
             if part not in PARTS:
-                raise InputError(f'--settings {self.name!r}: {part!r} is no setting'
+                raise InputError(f'{flag} {self.name!r}: {part!r} is no setting'
                                  f'{nearest(part, PARTS)}; join some of {", ".join(PARTS)} by +')
-        if len(set(self.parts)) < len(self.parts):
-            raise InputError(f'--settings {self.name!r} names a part twice')
-        if 'eager' in self.parts and 'compile' in self.parts:
-            raise InputError(f'--settings {self.name!r}: eager is what is not compiled')
-
-    @property
-    def parts(self) -> list[str]:
-        return self.name.split('+')
+        if len(set(parts)) < len(parts):
+            raise InputError(f'{flag} {self.name!r} names a part twice')
+        if 'eager' in parts and len(parts) > 1:
+            raise InputError(f'{flag} {self.name!r}: eager stands alone')
 
     def __contains__(self, part: str) -> bool:
-        return part in self.parts
+        return part in self.name.split('+')
 
 
 class Step:
@@ -119,10 +118,10 @@ class Step:
         return saved_for_backward(lambda: self._loss(self.forward), self.network)
 
 
-def batch_for(variant_size: int, batch: int, device: torch.device
+def batch_for(size: int, batch: int, device: torch.device
               ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random images (batch, 3, size, size) and labels (batch, ), the same at every call."""
     generator = torch.Generator().manual_seed(2)
-    images = torch.randn((batch, 3, variant_size, variant_size), generator=generator)
+    images = torch.randn((batch, 3, size, size), generator=generator)
     labels = torch.randint(CLASSES, (batch, ), generator=generator)
     return images.to(device), labels.to(device)
