@@ -70,7 +70,8 @@ class Benchmark:
     def groups(self) -> Iterator[list[Row]]:
         """Each group as soon as it is measured; empty where all of it failed."""
         plan = self.plan
-        if any('compile' in setting for setting in plan.settings):
+        compiled = any('compile' in setting for setting in plan.settings)
+        if compiled:
             self.tell('starting the compiler')
             warm(plan.device)
         for variant in plan.variants:
@@ -80,7 +81,8 @@ class Benchmark:
                 for batch in plan.batches:
                     yield self._group(variant, mode, batch, networks)
                     self.done += 1
-                    forget()
+                    if compiled:
+                        forget()
                     _tidy(plan.device)
 
     def tell(self, text: str, part: float = 0.0) -> None:
@@ -190,6 +192,7 @@ class Benchmark:
 
 
 def _tidy(device: torch.device) -> None:
-    gc.collect()
+    """On CUDA, give back what nothing refers to any more."""
     if device.type == 'cuda':
+        gc.collect()
         torch.cuda.empty_cache()

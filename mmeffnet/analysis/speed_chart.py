@@ -24,6 +24,12 @@ ROOM = 1.5                   # of the longest bar: for the names beside it
 
 
 def chart(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw the rows into a PNG file."""
+    with whole(path) as part:
+        drawn(rows, title).savefig(part, dpi=130, format='png')
+
+
+def drawn(rows: Sequence[Row], title: str) -> Figure:
     """Images a second as bars: a panel for each group, in the order of the rows."""
     groups = {}
     for row in rows:
@@ -41,8 +47,7 @@ def chart(rows: Sequence[Row], title: str, path: Path) -> None:
         _panel(axes, group)
     for axes in panels[len(groups):]:
         axes.set_axis_off()
-    with whole(path) as part:
-        figure.savefig(part, dpi=130, format='png')
+    return figure
 
 
 def _panel(axes, rows: Sequence[Row]) -> None:

@@ -10,8 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # Memory is set aside, and nothing is written to it.
-ALLOCATIONS = ('empty', 'empty_strided', 'empty_like', 'new_empty', 'new_empty_strided',
-               'resize_', 'set_')
+ALLOCATIONS = ('empty', 'empty_strided', 'empty_like', 'new_empty', 'new_empty_strided', 'set_')
 # Of these the shape of the input is looked at, and not its content.
 SHAPE_READERS = ('zeros_like', 'ones_like', 'full_like', 'rand_like', 'randn_like', 'new_zeros',
                  'new_ones', 'new_full')
@@ -69,7 +68,7 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix('aten::')
-        if name not in ALLOCATIONS:
+        if name not in ALLOCATIONS and torch.Tag.inplace_view not in func.tags:
             read, written = _bytes_of(func._schema, name, args, kwargs or {}, result)
             if read:
                 self.read[name] += read
