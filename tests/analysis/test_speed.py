@@ -1,13 +1,23 @@
 """The benchmark: what is compared, counted, shown and left out. No time is asserted."""
 import csv
+import shutil
 import sys
+from contextlib import nullcontext
 
 import peers
 import pytest
 import torch
 from torch import nn
 
-from mmeffnet.analysis import clock, contenders, speed, speed_chart, speed_cli, speed_report
+from mmeffnet.analysis import (
+    clock,
+    compiler,
+    contenders,
+    speed,
+    speed_chart,
+    speed_cli,
+    speed_report,
+)
 from mmeffnet.analysis.contenders import OURS, OURS_SYMMETRIC, Contender
 from mmeffnet.analysis.speed_rows import Baseline, Ceilings, Row, ratio
 from mmeffnet.analysis.steps import INFER, TRAIN, Setting, Step, batch_for
@@ -134,6 +144,21 @@ def test_an_inference_step_is_the_logits_in_the_precision_asked_for():
     assert not logits.requires_grad
     assert plain.saved() is None
     assert Step(small(), images, labels, Setting('bf16'), INFER)().dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ('g++', 'clang++'))),
+                    reason='torch.compile needs a C++ compiler')
+def test_the_compiler_says_what_its_kernels_move(monkeypatch):
+    # Empty caches would have PyTorch's own headers compiled for ten seconds.
+    monkeypatch.setattr('torch._inductor.utils.fresh_cache', lambda dir: nullcontext(),
+                        raising=False)
+    with compiler.compiling() as compiled:
+        result = torch.compile(lambda x: x.relu() + 1, dynamic=False)(torch.ones(1000))
+    assert result.sum() == 2000
+    # One kernel, where two operations would move twice as much.
+    assert compiled.moved == 2 * 4000
+    assert compiler.Compiled().moved is None
+    compiler.forget()
 
 
 def test_multiply_adds_of_b0_are_those_counted_otherwise():
