@@ -1,1 +1,1 @@
-"""What networks cost, worked out without running them."""
+"""What networks cost and how they differ: worked out, measured, counted and drawn."""

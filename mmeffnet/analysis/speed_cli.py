@@ -1,0 +1,172 @@
+"""The command line of tools/benchmark.py."""
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from mmeffnet.analysis import speed_report as report
+from mmeffnet.analysis.contenders import LIBRARIES, OURS, OURS_SYMMETRIC
+from mmeffnet.analysis.speed import LEAST_ROUNDS, Benchmark, Plan, measure_ceilings
+from mmeffnet.analysis.speed_chart import chart
+from mmeffnet.analysis.speed_rows import Baseline, Row
+from mmeffnet.analysis.steps import INFER, TRAIN, Setting
+from mmeffnet.arch import nearest
+from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.inference.network import choose_device
+from mmeffnet.variants import VARIANTS
+
+SETTINGS = {
+    'cpu': ['eager', 'channels_last'],
+    'cuda': ['eager', 'channels_last', 'bf16+channels_last', 'bf16+channels_last+compile',
+             'bf16+channels_last+graphs'],
+}
+DESCRIPTION = """Compare the speed, memory and traffic of EfficientNets of several libraries.
+
+All have the same random weights, and their outputs are compared with ours first. They take
+turns. A training step is the forward pass in train mode (dropout and drop path off), cross
+entropy with smoothed labels and the backward pass, without an optimizer."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of tools/benchmark.py."""
+    result = argparse.ArgumentParser(description=DESCRIPTION,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument('--variants', nargs='+', default=['b0'], metavar='NAME',
+                        help='such as b0 b3; b0 by default')
+    result.add_argument('--device', help="'cpu' or 'cuda'; CUDA where there is one")
+    result.add_argument('--batch', nargs='+', type=int, default=[1, 16], metavar='N',
+                        help='images in a step; 1 and 16 by default')
+    result.add_argument('--mode', nargs='+', choices=[INFER, TRAIN], default=[INFER, TRAIN],
+                        help='both by default')
+    result.add_argument('--against', nargs='*', choices=[*LIBRARIES], default=[*LIBRARIES],
+                        help='libraries beside ours; all by default')
+    result.add_argument('--settings', nargs='+', metavar='NAME',
+                        help='eager, or some of channels_last, bf16, compile and graphs joined '
+                        'by +; a choice for the device by default')
+    result.add_argument('--size', type=int, metavar='PX',
+                        help="side of the images; each variant's own by default")
+    result.add_argument('--rounds', type=int, default=10, metavar='N',
+                        help='turns of each candidate; 10 by default, at least 3')
+    result.add_argument('--budget', type=float, metavar='SECONDS',
+                        help='shared among variants, modes and batches: past it no candidate is '
+                        'begun, and no round after the third')
+    result.add_argument('--baseline', metavar='LIBRARY[:SETTING]',
+                        help='a further column: times over those of this one, in the same '
+                        'setting or in the one that is named')
+    result.add_argument('--out', type=Path, metavar='DIR',
+                        help='where speed.csv and speed.png go; they are not written without')
+    return result
+
+
+def main(argv=None) -> None:
+    """tools/benchmark.py. Exits with 2 and one line where an argument is wrong."""
+    args = parser().parse_args(argv)
+    with one_line_errors():
+        plan, baseline = plan_of(args), baseline_of(args.baseline)
+        run(plan, baseline, args.out)
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan that the arguments mean; InputError for those that are wrong."""
+    for variant in args.variants:
+        if variant not in VARIANTS:
+            raise InputError(f'--variants {variant!r} is no variant{nearest(variant, VARIANTS)} '
+                             f'(known: {", ".join(VARIANTS)})')
+    for flag, least, values in (('--batch', 1, args.batch), ('--size', 32, [args.size]),
+                                ('--rounds', LEAST_ROUNDS, [args.rounds]),
+                                ('--budget', 0, [args.budget])):
+        for value in values:
+            if value is not None and not value >= least:
+                raise InputError(f'{flag} {value} must be at least {least}')
+    device = choose_device(args.device)
+    if device.type not in SETTINGS:
+        raise InputError(f'--device {str(device)!r}: the benchmark knows {" and ".join(SETTINGS)}')
+    settings = [Setting(name) for name in args.settings or SETTINGS[device.type]]
+    if device.type != 'cuda' and any('graphs' in setting for setting in settings):
+        raise InputError(f'--settings graphs needs CUDA, and the device is {device.type!r}')
+    return Plan(variants=unique(args.variants), modes=unique(args.mode),
+                batches=unique(args.batch), settings=unique(settings),
+                libraries=unique(args.against), device=device, size=args.size,
+                rounds=args.rounds, budget=args.budget)
+
+
+def unique(values: list) -> list:
+    """Each value once, in order: a candidate that is named twice is one."""
+    return list(dict.fromkeys(values))
+
+
+def baseline_of(text: str | None) -> Baseline | None:
+    """'timm' or 'timm:eager' as library and setting."""
+    if text is None:
+        return None
+    library, _, setting = text.partition(':')
+    known = (OURS, OURS_SYMMETRIC, *LIBRARIES)
+    if library not in known:
+        raise InputError(f'--baseline {text!r}: {library!r} is no library{nearest(library, known)} '
+                         f'(known: {", ".join(known)})')
+    return Baseline(library, Setting(setting, '--baseline').name if setting else None)
+
+
+def run(plan: Plan, baseline: Baseline | None = None, out: Path | None = None) -> list[Row]:
+    """Measure, and print and write what there is after each group; gives all rows."""
+    rows = []
+    with speaking() as (say, tell), _same_sizes(plan.device):
+        tell('measuring the ceilings of the device', 0)
+        ceilings = measure_ceilings(plan.device, plan.settings)
+        header = report.header(plan.device, ceilings)
+        say(f'{header}\n', sys.stdout)
+        for group in Benchmark(plan, say, tell).groups():
+            if not group:
+                continue
+            rows += group
+            say(f'{report.table(group, ceilings, baseline)}\n', sys.stdout)
+            if out:
+                report.write_csv(rows, ceilings, baseline, out / 'speed.csv')
+                chart(rows, header, out / 'speed.png')
+    if not rows:
+        raise InputError('nothing could be measured: the lines above say why')
+    return rows
+
+
+@contextmanager
+def _same_sizes(device: torch.device):
+    """On CUDA, let cuDNN choose the fastest convolutions, as for images of one size."""
+    before = torch.backends.cudnn.benchmark
+    if device.type == 'cuda' and device.index is not None:
+        torch.cuda.set_device(device)
+    try:
+        torch.backends.cudnn.benchmark = True
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
+def speaking():
+    """A bar that says what is being done, on a terminal, and a way to print beside it."""
+    console = Console(stderr=True)
+    bar = Progress(BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
+                   TextColumn('{task.description}', markup=False), console=console,
+                   transient=True, disable=not console.is_terminal,
+                   redirect_stdout=False, redirect_stderr=False)
+    task = bar.add_task('starting', total=1)
+
+    def say(text: str, file=None) -> None:
+        bar.stop()
+        print(text, file=file or sys.stderr, flush=True)
+        bar.start()
+
+    with bar:
+        yield say, lambda text, share: bar.update(task, description=text, completed=share)
