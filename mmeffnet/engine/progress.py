@@ -31,10 +31,13 @@ class ProgressHook(Hook):
 
     Lines of the log go on above it. Where the output is no terminal, and in all processes but
     the first, nothing is shown: the lines of MMEngine's log tell the time left there.
+
+    enable: False shows nothing on terminals either. Defaults to True.
     """
     priority = 'VERY_LOW'
 
-    def __init__(self):
+    def __init__(self, enable: bool = True):
+        self.enable = enable
         self._progress: Progress | None = None
         self._training = self._part = self._close = None
         self._drawn = 0.
@@ -92,10 +95,11 @@ class ProgressHook(Hook):
             self._drawn = time.monotonic()
 
     def _open(self) -> None:
-        # rich takes FORCE_COLOR for a terminal, which is set for log files too.
-        if self._progress or not is_main_process() or not sys.stdout.isatty():
-            return
         stdout, console = sys.stdout, Console()
+        # rich takes FORCE_COLOR for a terminal, which is set for log files too.
+        if (self._progress or not self.enable or not is_main_process() or not stdout.isatty()
+                or console.is_dumb_terminal):
+            return
         # Drawn from here and by no thread of rich's: a loading worker that is forked while the
         # thread holds its lock stands still for ever at the first line that it prints.
         self._progress = Progress(

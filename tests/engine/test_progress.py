@@ -1,7 +1,9 @@
 """The bar on a terminal: shown there alone, above it the log, and gone at the end."""
 import re
+import sys
 from types import SimpleNamespace
 
+import pytest
 from conftest import run_on_terminal
 
 from mmeffnet.engine.progress import ProgressHook
@@ -96,9 +98,14 @@ def test_whatever_ends_a_run_takes_the_bar_away(tmp_path):
     assert re.findall(r'\x1b\[\?25[lh]', seen)[:2] == ['\x1b[?25l', '\x1b[?25h']
 
 
-def test_nothing_is_shown_where_there_is_no_terminal(capsys, monkeypatch):
+@pytest.mark.parametrize(('terminal', 'kind', 'enable'), [
+    (False, 'xterm', True), (True, 'dumb', True), (True, 'xterm', False)])
+def test_nothing_is_shown_elsewhere_or_if_it_is_not_wanted(terminal, kind, enable, capsys,
+                                                           monkeypatch):
     monkeypatch.setenv('FORCE_COLOR', '1')  # as for a log file that shall have colours
-    hook = ProgressHook()
+    monkeypatch.setenv('TERM', kind)
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal)
+    hook = ProgressHook(enable=enable)
     runner = SimpleNamespace(max_iters=10, iter=0, val_dataloader=[1, 2])
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)
