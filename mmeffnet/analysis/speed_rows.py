@@ -98,7 +98,8 @@ def record(row: Row, rows: Sequence[Row], ceilings: Ceilings, baseline: Baseline
     return dict(
         variant=row.variant, mode=row.mode, batch=row.batch, pixels=row.size,
         setting=row.setting.name, library=row.library, ms=1e3 * row.median, ms_low=1e3 * low,
-        ms_high=1e3 * high, rounds=len(row.seconds), images_per_s=row.throughput,
+        ms_high=1e3 * high, ms_least=1e3 * min(row.seconds),
+        rounds=len(row.seconds), images_per_s=row.throughput,
         vs_ours=ratio(row, rows, Baseline(row.reference)),
         vs_baseline=ratio(row, rows, baseline) if baseline else None,
         first_call_s=row.first, peak_bytes=row.peak, moved_bytes=row.moved,
