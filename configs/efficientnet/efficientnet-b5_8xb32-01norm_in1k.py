@@ -1,3 +1,4 @@
+# For evaluation: its schedule is a placeholder. Train with the config named 8xb256-paper.
 # For the AdvProp weights, which take input in -1..1.
 _base_ = './efficientnet-b5_8xb32_in1k.py'
 

@@ -1,3 +1,4 @@
+# For evaluation: its schedule is a placeholder. Train with the config named 8xb256-paper.
 _base_ = ['../_base_/models/efficientnet.py', '../_base_/datasets/imagenet_bs32.py',
           '../_base_/schedules/imagenet_bs256_sgd.py', '../_base_/default_runtime.py']
 

@@ -1,3 +1,4 @@
+# For evaluation: its schedule is a placeholder.
 # For the NoisyStudent weights that are evaluated at 475 pixels.
 _base_ = './efficientnet-l2_8xb32_in1k.py'
 

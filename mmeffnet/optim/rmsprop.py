@@ -56,8 +56,7 @@ class RMSpropTF(Optimizer):
         for group in self.param_groups:
             for params in self._by_kind(group):
                 tensors = self._tensors(params)
-                update = _update_together if self._together(group, tensors[0]) else _update_each
-                update(*tensors, **{key: group[key] for key in (
+                self._update(group, tensors[0])(*tensors, **{key: group[key] for key in (
                     'lr', 'alpha', 'eps', 'momentum', 'weight_decay', 'decoupled_weight_decay')})
         return loss
 
@@ -88,10 +87,14 @@ class RMSpropTF(Optimizer):
                 (params, [param.grad for param in params], squares, steps)]
 
     @staticmethod
-    def _together(group, params) -> bool:
-        if group['foreach'] is not None:
-            return group['foreach']
-        return all(type(param) in (torch.Tensor, torch.nn.Parameter) for param in params)
+    def _update(group, params):
+        """The function that updates parameters of one kind."""
+        together = group['foreach']
+        if together is None:
+            together = all(type(param) in (torch.Tensor, torch.nn.Parameter) for param in params)
+        if not together:
+            return _update_each
+        return _update_in_parts if params[0].is_cpu else _update_together
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -113,6 +116,24 @@ def _update_each(params, grads, squares, steps, *, lr, alpha, eps, momentum, wei
         square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
         step.mul_(momentum).addcdiv_(grad, square.add(eps).sqrt_(), value=lr)
         param.sub_(step)
+
+
+# Elements whose update a core's cache holds with all that belongs to them.
+CACHED = 2 ** 14
+
+
+def _update_in_parts(params, grads, squares, steps, **rule) -> None:
+    """``_update_together`` for a few tensors at a time: its passes then find them in the cache.
+
+    For CPUs; an accelerator is faster the more it is given at once.
+    """
+    start = elements = 0
+    for end, param in enumerate(params, start=1):
+        elements += param.numel()
+        if elements >= CACHED or end == len(params):
+            part = slice(start, end)
+            _update_together(params[part], grads[part], squares[part], steps[part], **rule)
+            start, elements = end, 0
 
 
 def _update_together(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,

@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import OPTIMIZERS
 
 from mmeffnet.optim import RMSpropTF
+from mmeffnet.optim.rmsprop import CACHED
 
 
 def run(gradients, **options):
@@ -132,6 +133,22 @@ def test_both_paths_are_equal(dtype):
     rtol = 2e-2 if dtype is torch.bfloat16 else 0
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, other, rtol=rtol, atol=rtol)
+
+
+def test_every_tensor_is_updated_once_whatever_its_size():
+    sizes = [5, CACHED - 1, 1, 3, 2 * CACHED, CACHED, 7, 2]  # parts end within, at and after one
+    torch.manual_seed(0)
+    plain = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
+    parts = copy.deepcopy(plain)
+    for params, foreach in ((plain, False), (parts, True)):
+        optimizer = RMSpropTF(params, foreach=foreach)
+        for step in range(3):
+            torch.manual_seed(step)
+            for param in params:
+                param.grad = torch.randn_like(param)
+            optimizer.step()
+    for one, other in zip(plain, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened():
