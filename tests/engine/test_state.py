@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OptimWrapper
+from two_processes import free_port
 
+from mmeffnet.engine.parallel import joint_gradient
 from mmeffnet.engine.state import (
     ExactResumeHook,
     PlainCheckpointHook,
@@ -85,3 +88,48 @@ def test_containers_and_numbers_keep_their_kinds():
     assert made['a'] == (1, 2.5, None, True)
     assert made['b'] == ['x', {1, 2}]
     assert made['c'].tolist() == [0, 1, 2]
+
+
+def share_gradients(rank, port, folder):
+    """In each of two processes: half of a step of two batches, saved for both."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    gradient = torch.tensor([1., 10.]) * (rank + 1)
+    joint = joint_gradient(gradient)
+    assert torch.equal(gradient, torch.tensor([1., 10.]) * (rank + 1))  # a copy was made
+    torch.save(joint, f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_of_an_open_step_are_kept_for_all_processes(tmp_path):
+    torch.multiprocessing.spawn(share_gradients, args=(free_port(), tmp_path), nprocs=2)
+    for rank in (0, 1):
+        saved = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
+        assert torch.equal(saved, torch.tensor([1.5, 15.]))
+
+
+def test_an_open_step_is_saved_and_goes_on_with_its_gradients():
+    def made(batches):
+        model = torch.nn.Linear(2, 1)
+        torch.nn.init.ones_(model.weight)
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)
+        wrapper.initialize_count_status(model, batches, 4)
+        run = runner(resume=True)
+        run.model, run.optim_wrapper = model, wrapper
+        return run
+
+    whole, part, checkpoint = made(0), made(1), dict(meta=dict(epoch=0))
+    whole.optim_wrapper.update_params(whole.model(torch.ones(1, 2)).sum())
+    hook = ExactResumeHook()
+    hook.before_save_checkpoint(whole, checkpoint)
+    part.model.load_state_dict(whole.model.state_dict())
+    hook.after_load_checkpoint(part, checkpoint)
+    hook.before_train(part)
+    for run in (whole, part):
+        run.optim_wrapper.update_params(run.model(torch.full((1, 2), 3.)).sum())
+    assert torch.equal(whole.model.weight, part.model.weight)
+    # Half of 1 and half of 3, times the rate.
+    assert whole.model.weight.tolist() == [pytest.approx([0.8, 0.8])]
+    checkpoint = dict(meta=dict(epoch=0))
+    hook.before_save_checkpoint(whole, checkpoint)
+    assert 'gradients' not in checkpoint
