@@ -124,8 +124,8 @@ class NonFiniteHook(Hook):
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        loss = (outputs or {}).get('loss')
-        if not self._handle or loss is None or torch.isfinite(torch.as_tensor(loss)).all():
+        loss = torch.as_tensor((outputs or {}).get('loss', 0.)).detach()
+        if not self._handle or torch.isfinite(loss).all():
             return
         if self._left_out:
             self._left_out = False
