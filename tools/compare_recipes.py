@@ -148,7 +148,7 @@ def accuracies(recipe: str, seed: int, epochs: int | None, work_dir: Path) -> li
     """Per cent top-1 after each epoch of a run."""
     options = {'randomness.seed': seed, 'default_hooks.checkpoint.interval': -1,
                'default_hooks.checkpoint.save_best': None}
-    if epochs:
+    if epochs is not None:
         options['train_cfg.max_epochs'] = epochs
     if recipe in OURS:
         return train_ours(OURS[recipe], options, work_dir)

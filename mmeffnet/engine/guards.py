@@ -101,8 +101,8 @@ class NonFiniteHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self, max_skips: int = 0):
-        if max_skips < 0:
-            raise ValueError(f'max_skips={max_skips!r} must be at least 0')
+        if not isinstance(max_skips, int) or max_skips < 0:
+            raise ValueError(f'max_skips={max_skips!r} must be at least 0, a whole number')
         self.max_skips, self.skipped = max_skips, 0
         self._runner = self._handle = None
         self._batch = self._suspect = None

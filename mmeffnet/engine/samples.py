@@ -98,8 +98,8 @@ class SamplesHook(Hook):
     priority = 'VERY_LOW'  # hooks that exchange a pipeline have done so
 
     def __init__(self, max_skips: int = 0):
-        if max_skips < 0:
-            raise ValueError(f'max_skips={max_skips!r} must be at least 0')
+        if not isinstance(max_skips, int) or max_skips < 0:
+            raise ValueError(f'max_skips={max_skips!r} must be at least 0, a whole number')
         self._skips = Skips(max_skips) if max_skips else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 

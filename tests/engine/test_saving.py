@@ -120,5 +120,7 @@ def test_a_second_training_in_a_work_dir_is_refused(tiny_config, tmp_path, fails
 def test_other_processes_of_a_run_do_not_ask_for_the_work_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, 'LOCK_PATIENCE', 0)
     monkeypatch.setenv('RANK', '1')
+    part = tmp_path / '.iter_1.pth.1.part'
+    part.touch()
     with FileLock(tmp_path / saving.LOCK), saving.claim(tmp_path):
-        pass
+        assert part.exists()  # which the first process may be writing
