@@ -3,11 +3,20 @@
 MMEngine imports this module by itself when it meets a type with the prefix ``mmeffnet.``,
 and then the modules in ``locations``; nothing has to be imported by hand.
 """
+from importlib import import_module
+
 from mmengine import registry as root
 
+from mmeffnet.errors import InputError
 from mmeffnet.scaling import ModelScaling
+from mmeffnet.version import EXTRAS
 
 _WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints hold
+
+
+# Types that need mmdet or mmsegmentation: each module is imported when its type is asked for,
+# so that everything else works without them.
+DOWNSTREAM: dict[str, str] = {}
 
 
 class PluginRegistry(root.Registry):
@@ -18,10 +27,27 @@ class PluginRegistry(root.Registry):
     """
 
     def get(self, key: str):
+        name = key.removeprefix('mmeffnet.')
+        if name in DOWNSTREAM:
+            _import_downstream(name)
         found = super().get(key)
         if found is None and '.' not in key:
             found = super().get(f'mmpretrain.{key}')
         return found
+
+
+def _import_downstream(name: str) -> None:
+    """Register a type of ``DOWNSTREAM``; InputError says what is not installed and the command."""
+    try:
+        import_module(DOWNSTREAM[name])
+    except ModuleNotFoundError as error:
+        # mmcv without compiled operators lacks its module ``mmcv._ext``.
+        package = error.name.partition('.')[0]
+        if package not in EXTRAS:
+            raise
+        missing = 'the compiled operators of mmcv' if error.name == 'mmcv._ext' else package
+        raise InputError(f'mmeffnet.{name} needs {missing}, which is not installed. '
+                         f'Run: {EXTRAS[package]}') from error
 
 
 def _child(parent, *locations):
