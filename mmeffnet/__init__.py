@@ -17,6 +17,7 @@ _PUBLIC = {
     'VARIANTS': 'mmeffnet.variants',
     'Variant': 'mmeffnet.variants',
     'get_variant': 'mmeffnet.variants',
+    'feature_info': 'mmeffnet.features',
     'config_path': 'mmeffnet.plugin',
     'EfficientNet': 'mmeffnet.models',
     'EfficientNetHead': 'mmeffnet.models',

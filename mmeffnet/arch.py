@@ -19,6 +19,7 @@ class Block:
 
     ``squeeze`` is the width inside squeeze-and-excitation, 0 for none.
     ``skip`` says whether the input is added to the output.
+    ``dilation`` is the distance between the taps of the kernel, in pixels.
     """
     kind: str
     kernel: int
@@ -28,6 +29,7 @@ class Block:
     out_channels: int
     squeeze: int
     skip: bool
+    dilation: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +73,24 @@ class Stage:
         if self.expand_from is not None:
             _check_count(self.name, 'expand_from', self.expand_from)
 
-    def blocks(self, in_channels: int) -> Iterator[Block]:
-        """Work out the numbers of each block, given the channels that enter the stage."""
+    def blocks(self, in_channels: int, dilation: int = 1,
+               strided: bool = True) -> Iterator[Block]:
+        """Work out the numbers of each block, given the channels that enter the stage.
+
+        dilation: what the stages before have grown to. strided: False trades the stride of
+        the first block for dilation of those after it, which then see the same pixels.
+        """
+        later = dilation if strided else dilation * self.stride
         for index in range(self.repeats):
             stride = self.stride if index == 0 else 1
             source = self.expand_from if index == 0 and self.expand_from else in_channels
             yield Block(
-                kind=self.block, kernel=self.kernel, stride=stride, in_channels=in_channels,
+                kind=self.block, kernel=self.kernel, in_channels=in_channels,
+                stride=stride if strided else 1, dilation=later if index else dilation,
                 hidden=int(source * self.expand), out_channels=self.channels,
                 # No rounding to 8: in B0 the first block of stage 2 squeezes 96 to 4.
                 squeeze=max(1, int(in_channels * self.se_ratio)) if self.se_ratio else 0,
+                # By the stride that the weights were trained with.
                 skip=self.skip and stride == 1 and in_channels == self.channels)
             in_channels = self.channels
 
@@ -142,14 +152,25 @@ class Arch:
             groups[-1] += (stage, )
         return tuple(groups)
 
-    def blocks(self) -> list[list[Block]]:
-        """The blocks of each group, in order, with every number worked out."""
-        channels, result = self.stem, []
+    def blocks(self, output_stride: int | None = None) -> list[list[Block]]:
+        """The blocks of each group, in order, with every number worked out.
+
+        output_stride: the stride that no output exceeds, one of ``out_strides``; a stage that
+        would exceed it is dilated in place of strided. None trades nothing. Groups and weights
+        are the same either way. Raises ValueError for any other stride.
+        """
+        _check('arch', 'output_stride', output_stride,
+               output_stride is None or output_stride in self.out_strides,
+               f'None or one of the strides {sorted(set(self.out_strides))}')
+        channels, stride, dilation, result = self.stem, 2, 1, []
         for group in self.groups:
             result.append([])
             for stage in group:
-                result[-1] += stage.blocks(channels)
+                strided = output_stride is None or stride * stage.stride <= output_stride
+                result[-1] += stage.blocks(channels, dilation, strided)
                 channels = stage.channels
+                stride *= stage.stride if strided else 1
+                dilation *= 1 if strided else stage.stride
         return result
 
     @property

@@ -179,6 +179,38 @@ def test_block_has_every_number_worked_out():
                           out_channels=24, squeeze=4, skip=False)
 
 
+def numbers(blocks, *fields):
+    return [tuple(getattr(block, field) for field in fields) for block in blocks]
+
+
+def test_stage_that_is_not_strided_dilates_the_blocks_after_the_first():
+    blocks = stage(repeats=3).blocks(in_channels=16, dilation=2, strided=False)
+    assert numbers(blocks, 'stride', 'dilation') == [(1, 2), (1, 4), (1, 4)]
+
+
+def test_block_that_lost_its_stride_gains_no_skip():
+    # The weights were trained without it, also where the widths would allow it.
+    (block, ) = stage(repeats=1, channels=16).blocks(in_channels=16, strided=False)
+    assert (block.stride, block.skip) == (1, False)
+
+
+def test_output_stride_8_of_b0_dilates_from_the_stage_that_had_stride_16():
+    groups = MBCONV.blocks(output_stride=8)
+    assert [set(numbers(group, 'stride')) for group in groups[3:]] == [{(1, )}, {(1, )}]
+    assert [[d for d, in numbers(group, 'dilation')] for group in groups] == [
+        [1], [1, 1], [1, 1], [1, 2, 2, 2, 2, 2], [2, 4, 4, 4, 4]]
+
+
+def test_output_stride_32_of_b0_changes_nothing():
+    assert MBCONV.blocks(output_stride=32) == MBCONV.blocks()
+
+
+def test_output_stride_changes_stride_and_dilation_alone():
+    fields = ('kind', 'kernel', 'in_channels', 'hidden', 'out_channels', 'squeeze', 'skip')
+    for dilated, strided in zip(MBCONV.blocks(output_stride=8), MBCONV.blocks(), strict=True):
+        assert numbers(dilated, *fields) == numbers(strided, *fields)
+
+
 def test_squeeze_is_at_least_one_channel():
     (block, ) = stage(repeats=1, se_ratio=0.25).blocks(in_channels=3)
     assert block.squeeze == 1

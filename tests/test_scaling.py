@@ -7,7 +7,7 @@ from mmengine.registry import TASK_UTILS
 from peers import TINY
 
 from mmeffnet import VARIANTS, Arch, ModelScaling
-from mmeffnet.models.efficientnet import resolve_arch
+from mmeffnet.features import resolve_arch
 from mmeffnet.scaling import round_channels, round_repeats
 from mmeffnet.variants import EDGE, LITE, MBCONV
 

@@ -83,7 +83,8 @@ class MBConv(ResidualBlock):
             block.in_channels, block.hidden, 1, act_cfg=act_cfg, **common)
         self.depthwise_conv = ConvModule(
             block.hidden, block.hidden, block.kernel, stride=block.stride,
-            padding=block.kernel // 2, groups=block.hidden, act_cfg=act_cfg, **common)
+            padding=block.dilation * (block.kernel // 2), dilation=block.dilation,
+            groups=block.hidden, act_cfg=act_cfg, **common)
         self.se = (SqueezeExcite(block.hidden, block.squeeze, act_cfg) if block.squeeze
                    else nn.Identity())
         self.linear_conv = ConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)
@@ -103,7 +104,8 @@ class FusedMBConv(ResidualBlock):
         common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         self.conv1 = ConvModule(
             block.in_channels, block.hidden, block.kernel, stride=block.stride,
-            padding=block.kernel // 2, act_cfg=act_cfg, **common)
+            padding=block.dilation * (block.kernel // 2), dilation=block.dilation,
+            act_cfg=act_cfg, **common)
         self.se = (SqueezeExcite(block.hidden, block.squeeze, act_cfg) if block.squeeze
                    else nn.Identity())
         self.conv2 = ConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)

@@ -1,6 +1,4 @@
 """The backbone: an architecture turned into layers."""
-from collections.abc import Mapping
-
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
@@ -8,13 +6,11 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmeffnet.arch import Arch
+from mmeffnet.features import FeatureInfo, check_indices, feature_info, resolve_arch
 from mmeffnet.models.blocks import BLOCKS
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
-from mmeffnet.registry import MODELS, TASK_UTILS
-from mmeffnet.scaling import ModelScaling
-from mmeffnet.variants import get_variant
+from mmeffnet.registry import MODELS
 
 # TensorFlow's momentum 0.99, in PyTorch's convention.
 BATCH_NORM = dict(eps=1e-3, momentum=0.01)
@@ -61,6 +57,9 @@ class EfficientNet(BaseModule):
         in_channels (int): Channels of the input. Defaults to 3.
         scaling (dict | ModelScaling, optional): Compound scaling to apply to ``arch``, which
             must be unscaled: a base variant ('b0', 'es', 'lite0') or an architecture.
+        output_stride (int, optional): Stride that no output exceeds, 8 or 16 for segmentation:
+            stages that would exceed it are dilated in place of strided, with the same weights.
+            Defaults to None, the strides of the architecture.
 
     A state dict of another library's layout is translated while it is loaded. Raises ValueError
     naming the argument, its value and the rule, and InputError for weights that do not fit.
@@ -70,7 +69,7 @@ class EfficientNet(BaseModule):
 
     def __init__(self, arch='b0', drop_path_rate=0., out_indices=(-1, ), frozen_stages=0,
                  conv_cfg=None, norm_cfg=None, act_cfg=None, norm_eval=False, with_cp=False,
-                 init_cfg=None, in_channels=3, scaling=None):
+                 init_cfg=None, in_channels=3, scaling=None, output_stride=None):
         super().__init__(list(INITIAL_WEIGHTS) if init_cfg is None else init_cfg)
         self.arch = resolve_arch(arch, scaling)
         self.conv_cfg = conv_cfg or CONVS[self.arch.padding]
@@ -82,13 +81,14 @@ class EfficientNet(BaseModule):
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate={drop_path_rate!r} must be at least 0, below 1')
         self.drop_path_rate = drop_path_rate
+        self.output_stride = output_stride
 
         conv = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         groups = self._make_groups()
         self.layers = nn.ModuleList([
             ConvModule(in_channels, self.arch.stem, 3, stride=2, padding=1, **conv), *groups,
             ConvModule(self.arch.stages[-1].channels, self.arch.head, 1, **conv)])
-        self.out_indices = _check_indices(out_indices, len(self.layers))
+        self.out_indices = check_indices(out_indices, len(self.layers))
         if frozen_stages not in range(len(self.layers) + 1):
             raise ValueError(f'frozen_stages={frozen_stages!r} must be from 0 (nothing frozen) '
                              f'to {len(self.layers)} (all layers frozen)')
@@ -101,7 +101,7 @@ class EfficientNet(BaseModule):
         self._freeze()
 
     def _make_groups(self) -> list[nn.Sequential]:
-        blocks = self.arch.blocks()
+        blocks = self.arch.blocks(self.output_stride)
         total, index, groups = sum(map(len, blocks)), 0, []
         for group in blocks:
             layers = []
@@ -112,6 +112,11 @@ class EfficientNet(BaseModule):
                 index += 1
             groups.append(nn.Sequential(*layers))
         return groups
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Index, name, channels and stride of each output that ``forward`` returns."""
+        return feature_info(self.arch, self.out_indices, output_stride=self.output_stride)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outs = []
@@ -162,29 +167,6 @@ class EfficientNet(BaseModule):
             layer.requires_grad_(False)
 
 
-def resolve_arch(arch, scaling=None) -> Arch:
-    """The architecture that ``arch`` and ``scaling`` of a config mean.
-
-    Raises ValueError for an unknown variant (naming the nearest), for a wrong field of a
-    stage, and for scaling something that is scaled already.
-    """
-    if isinstance(arch, Mapping):
-        arch = Arch.from_dict(arch)
-    if isinstance(scaling, Mapping):
-        scaling = TASK_UTILS.build(scaling)
-    elif scaling is not None and not isinstance(scaling, ModelScaling):
-        raise ValueError(f"scaling={scaling!r} must be dict(type='mmeffnet.ModelScaling', ...)")
-    if isinstance(arch, Arch):
-        return scaling.apply(arch) if scaling else arch
-    variant = get_variant(arch)
-    if scaling is None:
-        return variant.arch
-    if variant.arch != variant.family:
-        raise ValueError(f'arch={arch!r} is scaled already ({variant.scaling}); '
-                         "scale a base variant: 'b0', 'es' or 'lite0'")
-    return scaling.apply(variant.family)
-
-
 def complete_norm_cfg(norm_cfg: dict | None) -> dict:
     """Add EfficientNet's eps and momentum to a BatchNorm config that does not set them."""
     norm_cfg = dict(norm_cfg or dict(type='BN'))
@@ -196,14 +178,3 @@ def complete_norm_cfg(norm_cfg: dict | None) -> dict:
     if is_batch_norm or norm_cfg['type'] == 'MMSyncBN':
         norm_cfg = {**BATCH_NORM, **norm_cfg}
     return norm_cfg
-
-
-def _check_indices(out_indices, total: int) -> tuple[int, ...]:
-    """Sorted, non-negative output indices."""
-    if isinstance(out_indices, int) or not out_indices:
-        raise ValueError(f'out_indices={out_indices!r} must be a sequence of output indices')
-    for index in out_indices:
-        if not isinstance(index, int) or not -total <= index < total:
-            raise ValueError(f'out_indices={tuple(out_indices)!r} must lie in '
-                             f'0..{total - 1}, and {index!r} does not')
-    return tuple(sorted({index % total for index in out_indices}))

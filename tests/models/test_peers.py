@@ -56,10 +56,10 @@ def load(peer, name, layout):
     return peer.eval()
 
 
-def timm_network(name, prefix):
+def timm_network(name, prefix, **options):
     timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
     with torch.device('meta'):
-        return timm.create_model(f'{prefix}efficientnet_{name}', pretrained=False)
+        return timm.create_model(f'{prefix}efficientnet_{name}', pretrained=False, **options)
 
 
 # Each judge: a variant -> its features and the arguments that make ours the same network.
@@ -125,6 +125,21 @@ def test_features_are_those_of_the_judge(name, judge):
             (actual, ), expected = network(image), features(image)
         assert actual.shape == expected.shape
         assert peers.relative_difference(actual, expected) < 1e-9, f'at {height}x{width}'
+
+
+@pytest.mark.parametrize('name', ['b0', 'b3', 'es', 'lite0'])
+@pytest.mark.parametrize('output_stride', [8, 16])
+@pytest.mark.parametrize('padding', ['tf_', ''])
+def test_dilated_features_are_those_of_timm(name, output_stride, padding):
+    # 57 is odd at every stride traded, 64 even, and neither is a multiple of the dilations.
+    peer = load(timm_network(name, padding, output_stride=output_stride), name, peers.TIMM)
+    options = {} if padding else dict(conv_cfg=SYMMETRIC, norm_cfg=dict(type='BN', eps=1e-5))
+    image = peers.images(57, 64)
+    with torch.no_grad():
+        (actual, ) = ours(name, output_stride=output_stride, **options)(image)
+        expected = peer.forward_features(image)
+    assert actual.shape == expected.shape
+    assert peers.relative_difference(actual, expected) < 1e-9
 
 
 @pytest.mark.parametrize('name', MMPRETRAIN)

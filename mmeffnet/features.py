@@ -1,0 +1,102 @@
+"""What a backbone gives, known before it is built: channels, strides and names of outputs.
+
+No PyTorch here.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmeffnet.arch import Arch
+from mmeffnet.registry import TASK_UTILS
+from mmeffnet.scaling import ModelScaling
+from mmeffnet.variants import get_variant
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One output of a backbone.
+
+    index: its number in ``out_indices``. name: the stages up to it that share its resolution.
+    channels: its width. stride: pixels of the input per pixel of it.
+    """
+    index: int
+    name: str
+    channels: int
+    stride: int
+
+
+class FeatureInfo(tuple):
+    """The outputs of a backbone, in order; prints as a table."""
+
+    @property
+    def channels(self) -> list[int]:
+        """What a neck takes as ``in_channels``."""
+        return [feature.channels for feature in self]
+
+    @property
+    def strides(self) -> list[int]:
+        """Pixels of the input per pixel of each output."""
+        return [feature.stride for feature in self]
+
+    def __str__(self) -> str:
+        rows = [('index', 'channels', 'stride', 'name'),
+                *((f.index, f.channels, f.stride, f.name) for f in self)]
+        return '\n'.join('{:>5}  {:>8}  {:>6}  {}'.format(*row) for row in rows)
+
+
+def feature_info(arch='b0', out_indices: Sequence[int] | None = None, *, scaling=None,
+                 output_stride: int | None = None) -> FeatureInfo:
+    """The outputs of a backbone with these arguments; nothing is built.
+
+    arch, scaling, output_stride, out_indices: as :class:`mmeffnet.EfficientNet` takes them;
+    None gives every output. Raises ValueError as the backbone does.
+
+    >>> print(feature_info('b3', (3, 4, 5)))
+    index  channels  stride  name
+        3        48       8  stage3
+        4       136      16  stage4+stage5
+        5       384      32  stage6+stage7
+    """
+    arch = resolve_arch(arch, scaling)
+    arch.blocks(output_stride)  # refuses a wrong stride
+    names = ['stem', *('+'.join(stage.name for stage in group) for group in arch.groups), 'head']
+    strides = [min(stride, output_stride or stride) for stride in arch.out_strides]
+    features = [Feature(*row) for row in zip(range(len(names)), names, arch.out_channels, strides)]
+    wanted = (range(len(names)) if out_indices is None
+              else check_indices(out_indices, len(names)))
+    return FeatureInfo(features[i] for i in wanted)
+
+
+def resolve_arch(arch, scaling=None) -> Arch:
+    """The architecture that ``arch`` and ``scaling`` of a config mean.
+
+    Raises ValueError for an unknown variant (naming the nearest), for a wrong field of a
+    stage, and for scaling something that is scaled already.
+    """
+    if isinstance(arch, Mapping):
+        arch = Arch.from_dict(arch)
+    if isinstance(scaling, Mapping):
+        scaling = TASK_UTILS.build(scaling)
+    elif scaling is not None and not isinstance(scaling, ModelScaling):
+        raise ValueError(f"scaling={scaling!r} must be dict(type='mmeffnet.ModelScaling', ...)")
+    if isinstance(arch, Arch):
+        return scaling.apply(arch) if scaling else arch
+    variant = get_variant(arch)
+    if scaling is None:
+        return variant.arch
+    if variant.arch != variant.family:
+        raise ValueError(f'arch={arch!r} is scaled already ({variant.scaling}); '
+                         "scale a base variant: 'b0', 'es' or 'lite0'")
+    return scaling.apply(variant.family)
+
+
+def check_indices(out_indices, total: int) -> tuple[int, ...]:
+    """Sorted, non-negative output indices."""
+    if isinstance(out_indices, int) or not out_indices:
+        raise ValueError(f'out_indices={out_indices!r} must be a sequence of output indices')
+    for index in out_indices:
+        if not isinstance(index, int) or not -total <= index < total:
+            raise ValueError(f'out_indices={tuple(out_indices)!r} must lie in '
+                             f'0..{total - 1}, and {index!r} does not')
+    return tuple(sorted({index % total for index in out_indices}))

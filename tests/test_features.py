@@ -1,0 +1,72 @@
+"""What a backbone gives, told before it is built."""
+import doctest
+
+import pytest
+import torch
+from peers import TINY
+
+import mmeffnet.features
+from mmeffnet import VARIANTS, EfficientNet, ModelScaling, feature_info
+
+# timm has no network of this name without weights of the authors' first release.
+TIMM_NAMES = [f'tf_efficientnet_{name}' for name in VARIANTS]
+
+
+@pytest.mark.parametrize('name', TIMM_NAMES)
+@pytest.mark.parametrize('output_stride', [32, 16, 8])
+def test_channels_and_strides_are_those_of_timms_features(name, output_stride):
+    timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    with torch.device('meta'):
+        theirs = timm.create_model(name, features_only=True, output_stride=output_stride)
+    ours = feature_info(name.removeprefix('tf_efficientnet_'), range(1, 6),
+                        output_stride=output_stride)
+    assert ours.channels == theirs.feature_info.channels()
+    assert ours.strides == theirs.feature_info.reduction()
+
+
+@pytest.mark.parametrize('output_stride', [None, 2, 4, 8, 16, 32])
+def test_outputs_really_have_the_channels_and_strides_told(output_stride):
+    with torch.device('meta'):
+        network = EfficientNet(arch=TINY, out_indices=range(7), output_stride=output_stride)
+        outs = network.eval()(torch.empty(1, 3, 64, 96))
+    assert network.feature_info == feature_info(TINY, output_stride=output_stride)
+    assert [out.shape[1:] for out in outs] == [
+        (feature.channels, 64 // feature.stride, 96 // feature.stride)
+        for feature in network.feature_info]
+
+
+def test_built_backbone_tells_the_outputs_it_returns():
+    with torch.device('meta'):
+        network = EfficientNet(arch='b3', out_indices=(3, 4, 5))
+    assert network.feature_info == feature_info('b3', (3, 4, 5))
+
+
+def test_negative_index_is_the_head():
+    (head, ) = feature_info('b0', (-1, ))
+    assert (head.index, head.name, head.channels, head.stride) == (6, 'head', 1280, 32)
+
+
+def test_scaling_of_a_config_counts():
+    scaled = feature_info('b0', scaling=dict(type='mmeffnet.ModelScaling', width=1.2, depth=1.4))
+    assert scaled == feature_info('b0', scaling=ModelScaling(width=1.2, depth=1.4))
+    assert scaled.channels == feature_info('b3').channels
+
+
+def test_table_in_the_docstring_is_what_is_printed():
+    assert doctest.testmod(mmeffnet.features) == (0, 1)  # failed, attempted
+
+
+def test_stride_that_no_output_has_is_refused():
+    with pytest.raises(ValueError, match=r'output_stride=12 must be None or one of the strides '
+                                         r'\[2, 4, 8, 16, 32\]'):
+        feature_info('b0', output_stride=12)
+
+
+def test_unknown_variant_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="arch='B3' is not a variant; did you mean 'b3'"):
+        feature_info('B3')
+
+
+def test_index_past_the_head_is_refused():
+    with pytest.raises(ValueError, match=r'out_indices=\(3, 7\) must lie in 0..6, and 7 does not'):
+        feature_info('b0', (3, 7))
