@@ -43,6 +43,7 @@ def train(args: Namespace) -> None:
                     change(bare_model(runner.model))
             _notice_batch_size(cfg)
             _start(runner.train, runner, cfg)
+        _leave_processes()
 
 
 def test(args: Namespace) -> None:
@@ -58,6 +59,7 @@ def test(args: Namespace) -> None:
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         metrics = _start(runner.test, runner, cfg)
+        _leave_processes()
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
 
@@ -108,6 +110,15 @@ def _start_processes(cfg: Config, launcher: str) -> None:
                          'use tools/dist_train.sh, tools/dist_test.sh or torchrun')
     adjust.processes_on_cpu(cfg)
     torch.distributed.init_process_group('gloo')
+
+
+def _leave_processes() -> None:
+    """Leave the process group while Python is alive: threads of gloo that outlive it abort.
+
+    After success alone: others may be amidst an exchange when this process fails.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class _StartHook(Hook):
