@@ -18,6 +18,7 @@ _PUBLIC = {
     'Variant': 'mmeffnet.variants',
     'get_variant': 'mmeffnet.variants',
     'feature_info': 'mmeffnet.features',
+    'check_model': 'mmeffnet.pyramid',
     'config_path': 'mmeffnet.plugin',
     'EfficientNet': 'mmeffnet.models',
     'EfficientNetHead': 'mmeffnet.models',

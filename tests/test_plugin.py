@@ -56,6 +56,47 @@ def test_prefix_alone_builds_the_scaling(python):
     ''') == '2.0 3.1'
 
 
+@pytest.mark.parametrize(('missing', 'words'), [
+    ('mmdet', 'needs mmdet, which is not installed. Run: pip install "mmeffnet[detection]"'),
+    ('mmseg', 'needs mmseg, which is not installed. Run: pip install "mmeffnet[segmentation]"'),
+    ('mmcv._ext', 'needs the compiled operators of mmcv, which is not installed. Run: ')])
+def test_type_of_a_project_that_is_missing_names_the_command(python, tmp_path, missing, words):
+    (tmp_path / 'neck.py').write_text(f'import {missing}')
+    assert words in python(f'''
+        import sys
+        sys.modules[{missing!r}] = None  # as if it was not installed
+        sys.path.insert(0, '.')
+        from mmengine.registry import MODELS
+        from mmeffnet import registry
+        registry.DOWNSTREAM['Neck'] = 'neck'
+        try:
+            MODELS.build(dict(type='mmeffnet.Neck'))
+        except Exception as error:
+            print(type(error).__name__, error)
+    ''')
+
+
+def test_type_of_another_project_is_imported_when_it_is_asked_for(python, tmp_path):
+    (tmp_path / 'neck.py').write_text("""
+from mmeffnet.registry import MODELS
+
+
+@MODELS.register_module()
+class Neck:
+    pass
+""")
+    assert python('''
+        import sys
+        sys.path.insert(0, '.')
+        from mmengine.registry import MODELS
+        from mmeffnet import registry
+        registry.DOWNSTREAM['Neck'] = 'neck'
+        MODELS.get('mmeffnet.EfficientNet')
+        before = 'neck' in sys.modules
+        print(before, type(MODELS.build(dict(type='mmeffnet.Neck'))).__module__)
+    ''') == 'False neck'
+
+
 def test_import_loads_neither_torch_nor_model_code(python):
     assert python('''
         import sys, mmeffnet

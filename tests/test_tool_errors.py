@@ -35,6 +35,12 @@ def test_a_config_with_a_syntax_error_is_named(fails, tiny_config):
     assert f'config {path!r} cannot be read' in train(fails, path)
 
 
+def test_a_head_that_does_not_fit_the_backbone_names_the_right_width(fails, tiny_config):
+    message = train(fails, tiny_config('model = dict(head=dict(in_channels=1280))'))
+    assert 'model.head.in_channels=1280' in message
+    assert 'write in_channels=32' in message
+
+
 def test_an_unknown_variant_names_the_nearest(fails, tiny_config):
     path = tiny_config("model = dict(backbone=dict(_delete_=True, type='mmeffnet.EfficientNet', "
                        "arch='b33'))")

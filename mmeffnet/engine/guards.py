@@ -18,6 +18,7 @@ from mmeffnet.engine.state import waiting
 from mmeffnet.errors import RunError
 from mmeffnet.files import whole
 from mmeffnet.optim.rmsprop import local
+from mmeffnet.pyramid import check_model
 from mmeffnet.registry import HOOKS
 
 INTERRUPTED = 'interrupted.pth'
@@ -84,6 +85,17 @@ class SigtermHook(Hook):
         print_log(f'SIGTERM: saved after {done} iterations in {runner.work_dir}; go on with '
                   '--resume', 'current', level=logging.WARNING)
         sys.exit(TERMINATED)
+
+
+@HOOKS.register_module()
+class PyramidCheckHook(Hook):
+    """Refuse neck and heads that do not fit the backbone, before a run begins.
+
+    For tools of other projects; ours check every config. See :func:`mmeffnet.check_model`.
+    """
+
+    def before_run(self, runner) -> None:
+        check_model(runner.cfg.get('model'))
 
 
 @HOOKS.register_module()

@@ -23,6 +23,7 @@ from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
 from mmeffnet.engine.saving import claim
 from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
+from mmeffnet.pyramid import check_model
 from mmeffnet.weights.sources import WEIGHTS_ONLY
 
 
@@ -152,6 +153,7 @@ def _start(work: Callable, runner: Runner, cfg: Config):
 def _build(cfg: Config, stages: list[str]) -> Runner:
     """The Runner, with models and data sets built now and checked."""
     try:
+        check_model(cfg.get('model'))
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except Exception as error:
         raise InputError(explain(error, cfg)) from error

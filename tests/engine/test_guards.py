@@ -1,14 +1,17 @@
 """Steps that are not finite: refused or left out, with layer and batch named."""
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmeffnet.engine import cli, guards
 from mmeffnet.engine.guards import plain_batch
+from mmeffnet.errors import InputError
 
 FEW = ('train_cfg = dict(max_epochs=2, val_interval=5)',
        'train_dataloader = dict(dataset=dict(indices=128))')  # 4 batches an epoch
@@ -128,3 +131,13 @@ def test_a_batch_is_plain_whatever_is_in_it():
     plain = plain_batch(batch)
     assert plain['data_samples'] == [dict(path='a.png', size=[1, 2], label=torch.tensor(3))]
     assert plain['other'] == repr(object)
+
+
+def test_detector_that_does_not_fit_is_refused_under_the_tools_of_others_too():
+    hook = HOOKS.build(dict(type='mmeffnet.PyramidCheckHook'))
+    model = ConfigDict(backbone=dict(type='mmeffnet.EfficientNet', out_indices=(3, 4, 5)),
+                       neck=dict(type='FPN', in_channels=[40, 112, 320]))
+    hook.before_run(SimpleNamespace(cfg=dict(model=model)))
+    model.neck.in_channels = [512, 1024, 2048]
+    with pytest.raises(InputError, match=r'write in_channels=\[40, 112, 320\]'):
+        hook.before_run(SimpleNamespace(cfg=dict(model=model)))

@@ -1,0 +1,163 @@
+"""Necks and heads that do not fit the backbone are refused by name, with the right numbers."""
+import pytest
+
+from mmeffnet import check_model
+from mmeffnet.errors import InputError
+
+
+def backbone(*out_indices, arch='b0', **options):
+    return dict(type='mmeffnet.EfficientNet', arch=arch, out_indices=out_indices, **options)
+
+
+def retinanet(channels=(24, 40, 112, 320), strides=(8, 16, 32, 64, 128), start_level=1,
+              out_indices=(2, 3, 4, 5), **options):
+    return dict(
+        type='RetinaNet', backbone=backbone(*out_indices, **options),
+        neck=dict(type='FPN', in_channels=list(channels), out_channels=256, num_outs=5,
+                  start_level=start_level, add_extra_convs='on_input'),
+        bbox_head=dict(type='RetinaHead', in_channels=256, anchor_generator=dict(
+            type='AnchorGenerator', strides=list(strides))))
+
+
+def test_detector_that_fits_passes():
+    check_model(retinanet())
+
+
+def test_channels_of_another_backbone_are_named_with_the_right_ones():
+    with pytest.raises(InputError, match=(
+            r"model\.neck\.in_channels=\[256, 512, 1024, 2048\]: the backbone \(arch='b0', "
+            r'out_indices=\(2, 3, 4, 5\)\) gives \[24, 40, 112, 320\] channels at strides '
+            r'\[4, 8, 16, 32\]; write in_channels=\[24, 40, 112, 320\]')):
+        check_model(retinanet(channels=(256, 512, 1024, 2048)))
+
+
+def test_neck_with_a_channel_too_few_is_refused():
+    with pytest.raises(InputError, match=r'write in_channels=\[24, 40, 112, 320\]'):
+        check_model(retinanet(channels=(40, 112, 320)))
+
+
+def test_pyramid_with_two_equal_strides_is_refused():
+    with pytest.raises(InputError, match=(
+            r'outputs 5 and 6 both have stride 32, and FPN needs each level coarser than the one '
+            r'before; write out_indices=\(3, 4, 5\) and neck.in_channels=\[40, 112, 320\]')):
+        check_model(retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6)))
+
+
+def test_stem_and_first_group_have_one_stride_and_the_stem_is_left_out():
+    with pytest.raises(InputError, match=r'outputs 0 and 1 .* write out_indices=\(1, 2\)'):
+        check_model(retinanet(channels=(32, 16, 24), out_indices=(0, 1, 2)))
+
+
+def test_output_stride_of_16_makes_two_levels_equal():
+    with pytest.raises(InputError, match=r'output_stride=16\): outputs 4 and 5 both'):
+        check_model(retinanet(output_stride=16))
+
+
+def test_anchors_on_another_grid_than_the_levels_are_refused():
+    with pytest.raises(InputError, match=(
+            r'model\.bbox_head\.anchor_generator\.strides=\[8, 16, 32, 64, 128\]: the neck gives '
+            r'levels with strides \[4, 8, 16, 32, 64\]; write strides=\[4, 8, 16, 32, 64\]')):
+        check_model(retinanet(start_level=0))
+
+
+def test_strides_as_pairs_mean_the_same():
+    check_model(retinanet(strides=[(8, 8), (16, 16), (32, 32), (64, 64), (128, 128)]))
+
+
+def test_points_of_fcos_are_held_against_the_levels():
+    detector = retinanet()
+    detector['bbox_head'] = dict(type='FCOSHead', strides=[4, 8, 16, 32, 64])
+    with pytest.raises(InputError, match=r'model\.bbox_head\.strides=\[4, 8, 16, 32, 64\]'):
+        check_model(detector)
+
+
+def test_regions_are_taken_from_the_first_levels():
+    detector = retinanet(start_level=0, strides=(4, 8, 16, 32, 64))
+    detector['rpn_head'] = detector.pop('bbox_head')
+    extractor = dict(type='SingleRoIExtractor', featmap_strides=[4, 8, 16, 32])
+    detector['roi_head'] = dict(bbox_roi_extractor=extractor)
+    check_model(detector)
+    extractor['featmap_strides'] = [8, 16, 32, 64]
+    with pytest.raises(InputError, match=(
+            r'roi_head\.bbox_roi_extractor\.featmap_strides=\[8, 16, 32, 64\].*'
+            r'write featmap_strides=\[4, 8, 16, 32\]')):
+        check_model(detector)
+
+
+def segmentor(**head):
+    return dict(type='EncoderDecoder', backbone=backbone(2, 3, 4, 5, output_stride=16),
+                decode_head={**dict(type='DepthwiseSeparableASPPHead', in_channels=320,
+                                    in_index=3, c1_in_channels=24), **head},
+                auxiliary_head=[dict(type='FCNHead', in_channels=112, in_index=2)])
+
+
+def test_segmentor_that_fits_passes_with_two_equal_strides():
+    check_model(segmentor())
+
+
+@pytest.mark.parametrize(('head', 'message'), [
+    (dict(in_channels=2048),
+     r'decode_head\.in_channels=2048: output 3 of \[24, 40, 112, 320\] .* write in_channels=320'),
+    (dict(c1_in_channels=256), r'decode_head\.c1_in_channels=256: .* write c1_in_channels=24'),
+    (dict(in_index=4), r'decode_head\.in_index=4: there are 4 outputs .* from 0 to 3'),
+    (dict(in_index=[0, 2], in_channels=[24, 40]), r'write in_channels=\[24, 112\]'),
+    (dict(feature_strides=[4]), r'feature_strides=\[4\]: .* write feature_strides=\[16\]'),
+])
+def test_head_that_does_not_fit_its_output_is_refused(head, message):
+    with pytest.raises(InputError, match=message):
+        check_model(segmentor(**head))
+
+
+def test_index_order_of_a_head_is_kept():
+    check_model(segmentor(in_index=[2, 0], in_channels=[112, 24]))
+
+
+def test_one_of_several_auxiliary_heads_is_named_by_its_place():
+    model = segmentor()
+    model['auxiliary_head'].append(dict(type='FCNHead', in_channels=24, in_index=1))
+    with pytest.raises(InputError, match=r'model\.auxiliary_head\.1\.in_channels=24'):
+        check_model(model)
+
+
+def test_head_that_lists_channels_without_an_index_takes_every_output():
+    model = dict(backbone=backbone(2, 3), panoptic_head=dict(in_channels=[24, 48]))
+    with pytest.raises(InputError, match=r'panoptic_head\.in_channels=\[24, 48\].*\[24, 40\]'):
+        check_model(model)
+
+
+def test_classifier_of_another_width_is_refused():
+    model = dict(backbone=backbone(-1, arch='b3'), neck=dict(type='GlobalAveragePooling'),
+                 head=dict(type='LinearClsHead', in_channels=1280))
+    with pytest.raises(InputError, match=r'head\.in_channels=1280: .*write in_channels=1536'):
+        check_model(model)
+
+
+def test_detector_inside_a_wrapper_is_found():
+    with pytest.raises(InputError, match=r'model\.detector\.neck\.in_channels'):
+        check_model(dict(type='SoftTeacher', detector=retinanet(channels=(1, 2, 3, 4))))
+
+
+def test_neck_that_counts_from_the_coarsest_level_is_known():
+    yolo = dict(backbone=backbone(3, 4, 5),
+                neck=dict(type='YOLOV3Neck', in_channels=[320, 112, 40]))
+    check_model(yolo)
+
+
+@pytest.mark.parametrize('model', [
+    None, dict(type='ResNet'),
+    dict(backbone=dict(type='EfficientNet', out_indices=(0, )), neck=dict(in_channels=[1])),
+    dict(backbone=backbone(3, 4), neck=dict(type='MyOwnNeck'), bbox_head=dict(strides=[1])),
+])
+def test_what_is_not_known_is_left_alone(model):
+    check_model(model)
+
+
+def test_numbers_of_a_necks_output_reach_the_heads_of_a_segmentor():
+    model = dict(backbone=backbone(2, 3, 4, 5),
+                 neck=dict(type='FPN', in_channels=[24, 40, 112, 320], out_channels=64, num_outs=4),
+                 decode_head=dict(type='FPNHead', in_channels=[64] * 4, in_index=[0, 1, 2, 3],
+                                  feature_strides=[4, 8, 16, 32]))
+    check_model(model)
+    model['decode_head']['in_channels'] = [256] * 4
+    with pytest.raises(InputError, match=r'write in_channels=\[64, 64, 64, 64\]'):
+        check_model(model)
