@@ -16,7 +16,10 @@ _WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints
 
 # Types that need mmdet or mmsegmentation: each module is imported when its type is asked for,
 # so that everything else works without them.
-DOWNSTREAM: dict[str, str] = {}
+DOWNSTREAM: dict[str, str] = {
+    'DigitScenes': 'mmeffnet.datasets.detection',
+    'DigitMasks': 'mmeffnet.datasets.segmentation',
+}
 
 
 class PluginRegistry(root.Registry):
@@ -61,7 +64,7 @@ OPTIMIZERS = _child(root.OPTIMIZERS, 'mmeffnet.optim')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmeffnet.optim')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
 HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
-    'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures', 'progress')))
+    'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures', 'sheets', 'progress')))
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmeffnet.engine.visualizer')

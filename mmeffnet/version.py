@@ -9,4 +9,5 @@ EXTRAS = {
     'mmcv': 'pip install "mmeffnet[detection]" and python tools/build_operators.py',
     'mmdet': 'pip install "mmeffnet[detection]" and python tools/build_operators.py',
     'mmseg': 'pip install "mmeffnet[segmentation]"',
+    'skimage': 'pip install scikit-image',
 }

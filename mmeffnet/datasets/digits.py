@@ -1,14 +1,9 @@
 """The data set of the quickstart: real handwritten digits that need no download."""
 import numpy as np
 from mmpretrain.datasets import BaseDataset
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
+from mmeffnet.datasets.digit_images import digit_images
 from mmeffnet.registry import DATASETS
-
-TEST_SHARE = 0.2
-SPLIT_SEED = 0
-WHITE = 16  # pixels of the source run from 0 to 16
 
 
 @DATASETS.register_module()
@@ -38,14 +33,9 @@ class Digits(BaseDataset):
         super().__init__(ann_file='', pipeline=pipeline, test_mode=test_mode, indices=indices)
 
     def load_data_list(self) -> list[dict]:
-        digits = load_digits()
-        halves = train_test_split(np.arange(len(digits.target)), test_size=TEST_SHARE,
-                                  random_state=SPLIT_SEED, stratify=digits.target)
-        chosen = halves[0] if self.split == 'train' else halves[1]
-        images = np.round(digits.images * (255 / WHITE)).astype(np.uint8)
-        return [dict(img=np.repeat(images[i][..., None], 3, axis=-1),
-                     img_shape=images[i].shape, ori_shape=images[i].shape,
-                     gt_label=int(digits.target[i]), source_index=int(i)) for i in chosen]
+        return [dict(img=np.repeat(image[..., None], 3, axis=-1), img_shape=image.shape,
+                     ori_shape=image.shape, gt_label=int(label), source_index=int(index))
+                for image, label, index in zip(*digit_images(self.split))]
 
     def extra_repr(self) -> list[str]:
         return [f'Split: \t{self.split}']

@@ -165,6 +165,8 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         try:
             # Reading the property builds the loop with its data set.
             dataset = getattr(runner, f'{stage}_loop').dataloader.dataset
+        except InputError:
+            raise
         except Exception as error:
             # A TypeError is a key that is not known, and no file is to blame for it.
             problem = None if isinstance(error, TypeError) else data_problem(cfg, loader)
