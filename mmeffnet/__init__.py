@@ -18,6 +18,7 @@ _PUBLIC = {
     'Variant': 'mmeffnet.variants',
     'get_variant': 'mmeffnet.variants',
     'feature_info': 'mmeffnet.features',
+    'complexity': 'mmeffnet.analysis.complexity',
     'config_path': 'mmeffnet.plugin',
     'EfficientNet': 'mmeffnet.models',
     'EfficientNetHead': 'mmeffnet.models',
