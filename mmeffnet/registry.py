@@ -16,7 +16,7 @@ _WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints
 
 # Types that need mmdet or mmsegmentation: each module is imported when its type is asked for,
 # so that everything else works without them.
-DOWNSTREAM: dict[str, str] = {}
+DOWNSTREAM: dict[str, str] = {'ScaledResNet': 'mmeffnet.analysis.scaled_resnet'}
 
 
 class PluginRegistry(root.Registry):

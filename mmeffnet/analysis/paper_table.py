@@ -58,8 +58,8 @@ def explanations() -> list[str]:
         f'- Widths are multiples of 8 that keep 0.9: B3 has '
         f'{" ".join(str(s.channels) for s in VARIANTS["b3"].arch.stages)}, plain rounding of 1.2 '
         f'times B0 would give {" ".join(map(str, nearest))}.',
-        f'- The paper prints two or three digits, and ours are {_gap(min):+.1%} to {_gap(max):+.1%} '
-        'of that. Maps whose sides were not rounded up would make '
+        f'- The paper prints two or three digits, and ours are {_gap(min):+.1%} to '
+        f'{_gap(max):+.1%} of that. Maps whose sides were not rounded up would make '
         f'{_even("b4") / 1e9:.2f} G of B4 and {_even("b5") / 1e9:.2f} G of B5, where the paper has '
         f'{PAPER["b4"][1]} and {PAPER["b5"][1]}: rounding is part of it, and how the '
         'paper counted is not said. The closed form agrees with MMEngine and fvcore to the last '
