@@ -10,6 +10,7 @@ import itertools
 import math
 import random
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,9 +60,11 @@ def open_study(folder: Path, space: Sequence[Candidate], seeds: Sequence[int]) -
     Trials of processes that were killed are handed out once more.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(
-        f'sqlite:///{folder / "study.db"}', heartbeat_interval=HEARTBEAT, grace_period=GRACE,
-        heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback())
+    with warnings.catch_warnings():  # heartbeats have been called experimental since 2021
+        warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.RDBStorage(
+            f'sqlite:///{folder / "study.db"}', heartbeat_interval=HEARTBEAT, grace_period=GRACE,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback())
     grid = {'candidate': [name_of(c) for c in space], 'seed': list(seeds)}
     study = optuna.create_study(
         storage=storage, study_name=STUDY, direction='maximize', load_if_exists=True,

@@ -1,4 +1,4 @@
-# Depth 1.4, width 1.2, resolution 1.3, as in table 3 of the paper: docs/scaling.md. Not trained here.
+# Depth 1.4, width 1.2, resolution 1.3, as in table 3 of the paper. Not trained here.
 _base_ = './resnet50_in1k.py'
 
 model = dict(
