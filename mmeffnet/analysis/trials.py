@@ -64,7 +64,6 @@ def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int)
     for name in SILENT:
         cfg.default_hooks.pop(name, None)
     cfg.default_hooks.checkpoint = None  # MMEngine would put its own in
-    cfg.visualizer = dict(type='mmengine.Visualizer', name=f'trial{seed}')
     cfg.log_level = 'WARNING'
     return cfg
 
@@ -75,6 +74,8 @@ def train(cfg: Config, work_dir: Path, tell: Callable[[int, float], None] | None
     adjust.dataloaders(cfg, pin_memory=None, persistent=None)
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = work_dir.name
+    # Named by the run: MMEngine keeps one for each name.
+    cfg.visualizer = dict(type='mmengine.Visualizer', name=work_dir.name)
     runner, report = Runner.from_cfg(cfg), Report(tell)
     runner.register_hook(report)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmeffnet.analysis import curves_cli, scaling_curves
-from mmeffnet.analysis.scaling_curves import Base, Point, Run, draw, points, read, summary, table
+from mmeffnet.analysis.scaling_curves import Base, Run, draw, points, read, summary, table
 from mmeffnet.errors import InputError
 
 optuna = pytest.importorskip('optuna', reason='pip install optuna')
