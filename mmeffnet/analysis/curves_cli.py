@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     runs = curves.read(path)
     if not runs:
         raise InputError(f'{path}: no runs to draw')
-    seeds = len({run.seed for run in runs})
+    counts = sorted({seeds for _, _, seeds in curves.summary(runs).values()})
+    seeds = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     print(curves.table(runs))
     curves.draw(runs, f'{args.epochs} epochs of {Path(args.config).stem}, {seeds} seeds; bars: '
                 'standard error', args.out / 'curves.png')
