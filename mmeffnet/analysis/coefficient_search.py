@@ -167,8 +167,12 @@ def table(study: optuna.Study, base: Base) -> str:
         error = sigma / math.sqrt(len(r.values)) if r.values else math.nan
         rows.append(f'| {a:g} | {b:g} | {g:g} | {a * b**2 * g**2:.2f} '
                     f'| {cost.multiply_adds / start:.2f} | {len(r.values)} | {r.pruned} '
-                    f'| {r.mean:.2f} | {error:.2f} |')
+                    f'| {_number(r.mean)} | {_number(error)} |')
     return '\n'.join([*rows, '', statement(found)])
+
+
+def _number(value: float) -> str:
+    return '-' if math.isnan(value) else f'{value:.2f}'
 
 
 def statement(found: Sequence[Result]) -> str:

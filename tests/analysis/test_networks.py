@@ -1,4 +1,5 @@
 """Scaling of networks that are not ours: what they are, and the paper's table of their costs."""
+import functools
 import re
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def row(config):
     return found[1], found[2]
 
 
+@functools.cache
 def cost(config):
     """Multiply-adds of a config's network with its classifier, at the size of its crops."""
     cfg = Config.fromfile(MIM / 'configs' / config)
