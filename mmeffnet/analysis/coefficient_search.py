@@ -83,6 +83,8 @@ def search(study: optuna.Study, base: Base, config: str, epochs: int, folder: Pa
            budget: float | None = None) -> None:
     """Run the trials that are left, until there are none or ``budget`` seconds are over."""
     from mmeffnet.analysis.trials import train, trial_config
+    if study.sampler.is_exhausted(study):
+        return  # Optuna would train one of them once more
     by_name = {name: tuple(map(float, name.split()))
                for name in study.user_attrs['grid']['candidate']}
 

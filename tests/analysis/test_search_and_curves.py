@@ -60,6 +60,7 @@ def test_every_candidate_is_tried_with_every_seed_and_nothing_twice(instant, tmp
     assert len(instant) == 6
     again = search.open_study(tmp_path, SOME, [0, 1])
     search.search(again, TINY, '', 3, tmp_path)
+    assert len(instant) == 6
     counts = [len(r.values) + r.pruned for r in search.results(again)]
     assert counts == [2, 2, 2]
     # Successive halving stopped some of them.
