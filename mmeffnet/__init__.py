@@ -19,6 +19,7 @@ _PUBLIC = {
     'get_variant': 'mmeffnet.variants',
     'feature_info': 'mmeffnet.features',
     'check_model': 'mmeffnet.pyramid',
+    'complexity': 'mmeffnet.analysis.complexity',
     'config_path': 'mmeffnet.plugin',
     'EfficientNet': 'mmeffnet.models',
     'EfficientNetHead': 'mmeffnet.models',

@@ -14,11 +14,12 @@ from mmeffnet.version import EXTRAS
 _WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints hold
 
 
-# Types that need mmdet or mmsegmentation: each module is imported when its type is asked for,
-# so that everything else works without them.
+# Types beside the backbone's own, most of which need mmdet or mmsegmentation: each module is
+# imported when its type is asked for, so that everything else works without them.
 DOWNSTREAM: dict[str, str] = {
     'DigitScenes': 'mmeffnet.datasets.detection',
     'DigitMasks': 'mmeffnet.datasets.segmentation',
+    'ScaledResNet': 'mmeffnet.analysis.scaled_resnet',
 }
 
 

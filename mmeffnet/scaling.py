@@ -95,7 +95,20 @@ class ModelScaling:
     @classmethod
     def from_phi(cls, phi: float, alpha: float = 1.2, beta: float = 1.1, gamma: float = 1.15,
                  base_resolution: int = 224, **rounding) -> ModelScaling:
-        """The paper's formula; differs from the published table, see the class."""
+        """The paper's formula; differs from the published table, see the class.
+
+        Multiply-adds grow as ``(alpha * beta**2 * gamma**2)**phi``, which the paper calls 2**phi
+        and which is 1.92**phi with its numbers, within what rounding allows. A width keeps 0.9 of
+        what was asked for and all but 4 channels of it, and gains less than ``divisor``; a stage
+        gains less than one block; a side of a feature map loses at most half a pixel of the
+        input, which is a whole number, and gains less than one pixel of its own beside. Of the
+        rest, the stem, the first block of a stage and the head do not become deeper, and a
+        depthwise kernel grows with the width and not with its square.
+
+        For B0 and phi from 0 to 10 that makes 0.96 to 1.72 times 1.92**phi: at most 1.48 from
+        phi 1 on and 1.24 from phi 4 on. Most of it is depth: as soon as phi is above 0, every
+        stage has a block more.
+        """
         return cls(phi=phi, alpha=alpha, beta=beta, gamma=gamma,
                    base_resolution=base_resolution, **rounding)
 

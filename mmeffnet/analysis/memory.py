@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmeffnet.arch import Arch
 from mmeffnet.models import EfficientNet, EfficientNetHead
 from mmeffnet.models.blocks import ResidualBlock
 from mmeffnet.variants import DROP_PATH_RATE, VARIANTS
@@ -75,14 +76,15 @@ def saved_bytes(model: nn.Module, images: torch.Tensor, labels: torch.Tensor,
     return saved.bytes, kept
 
 
-def activations(name: str, resolution: int, precision: torch.dtype = torch.float32) -> Activations:
-    """What a variant keeps for each image of a batch.
+def activations(arch: str | Arch, resolution: int, precision: torch.dtype = torch.float32
+                ) -> Activations:
+    """What a variant, or an architecture, keeps for each image of a batch.
 
     The difference between batches of 3 and of 2: what is kept once, such as weights in
     bfloat16, is no part of it.
     """
     with without_memory():
-        model = classifier(name)
+        model = classifier(arch)
         found = [saved_bytes(model, torch.empty(n, 3, resolution, resolution),
                              torch.empty(n, dtype=torch.long), precision) for n in SIZES]
     few, many = found
@@ -96,11 +98,16 @@ def without_memory():
         yield
 
 
-def classifier(name: str, num_classes: int = 1000) -> nn.Sequential:
-    """The network of a variant as it is trained: with drop path, dropout and a classifier."""
-    backbone = EfficientNet(arch=name, drop_path_rate=DROP_PATH_RATE)
-    head = EfficientNetHead(num_classes=num_classes, arch=name)
-    return nn.Sequential(backbone, _Pooled(), nn.Dropout(VARIANTS[name].dropout), head.fc).train()
+def classifier(arch: str | Arch, num_classes: int = 1000) -> nn.Sequential:
+    """The network as it is trained: with drop path, dropout and a classifier.
+
+    An architecture has the dropout of B0; every rate above 0 keeps as much.
+    """
+    named = isinstance(arch, str)
+    dropout = VARIANTS[arch if named else 'b0'].dropout
+    backbone = EfficientNet(arch=arch, drop_path_rate=DROP_PATH_RATE)
+    head = EfficientNetHead(num_classes=num_classes, in_channels=backbone.arch.head)
+    return nn.Sequential(backbone, _Pooled(), nn.Dropout(dropout), head.fc).train()
 
 
 class _Pooled(nn.Module):

@@ -1,0 +1,20 @@
+# Depth 1.4, width 1.2, resolution 1.3, as in table 3 of the paper. Not trained here.
+_base_ = './mobilenet-v2_in1k.py'
+
+model = dict(
+    backbone=dict(scaling=dict(type='mmeffnet.ModelScaling', depth=1.4, width=1.2)),
+    head=dict(in_channels=1536))
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='EfficientNetRandomCrop', scale=288),
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='EfficientNetCenterCrop', crop_size=288),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

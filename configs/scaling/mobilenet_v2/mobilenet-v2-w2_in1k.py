@@ -1,0 +1,6 @@
+# Width 2, as in table 3 of the paper (docs/scaling.md). Not trained here.
+_base_ = './mobilenet-v2_in1k.py'
+
+model = dict(
+    backbone=dict(scaling=dict(type='mmeffnet.ModelScaling', width=2)),
+    head=dict(in_channels=2560))

@@ -1,0 +1,85 @@
+"""One short training of a scaled network, on the data and by the schedule of a config."""
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmeffnet.analysis.scaled_config import SIZED
+from mmeffnet.arch import Arch
+from mmeffnet.engine import adjust
+from mmeffnet.engine.config import load_config
+from mmeffnet.errors import InputError
+from mmeffnet.plugin import MIM
+
+METRIC = 'accuracy/top1'
+# Nobody looks at these runs one by one: no checkpoints, pictures or bars.
+SILENT = ('checkpoint', 'exact_resume', 'plain_checkpoint', 'pictures', 'progress', 'sigterm')
+
+
+class Report(Hook):
+    """Keeps the accuracy after each epoch, and tells it to whoever may end the run."""
+    priority = 'LOWEST'
+
+    def __init__(self, tell: Callable[[int, float], None] | None = None):
+        self.accuracies: list[float] = []
+        self.tell = tell
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.accuracies.append(float(metrics[METRIC]))
+        if self.tell:
+            self.tell(len(self.accuracies), self.accuracies[-1])
+
+
+def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int) -> Config:
+    """The config of a run: ``base`` with another network, size, length and seed.
+
+    base: a shipped config of ours, or a path, whose schedulers end with the training.
+    """
+    shipped = MIM / 'configs' / base
+    cfg = load_config(str(shipped if shipped.is_file() else base))
+    if cfg.model.backbone.get('type') != 'mmeffnet.EfficientNet' or not isinstance(
+            cfg.get('param_scheduler'), list):
+        raise InputError(f'config {base!r}: trials need the backbone mmeffnet.EfficientNet and a '
+                         'list of param_scheduler')
+    cfg.model.backbone.arch = arch.to_dict()
+    cfg.model.head.update(arch=None, in_channels=arch.head, dropout=0.2)
+    for part in ('train', 'val', 'test'):
+        for transform in cfg[f'{part}_dataloader'].dataset.pipeline:
+            key = SIZED.get(transform['type'])
+            if key:
+                transform[key] = (resolution if isinstance(transform[key], int)
+                                  else (resolution, resolution))
+    whole = cfg.train_cfg.max_epochs
+    for scheduler in cfg.param_scheduler:
+        for key in ('begin', 'end'):
+            if scheduler.get(key) == whole:
+                scheduler[key] = epochs
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
+    cfg.randomness = dict(seed=seed)
+    for name in SILENT:
+        cfg.default_hooks.pop(name, None)
+    cfg.default_hooks.checkpoint = None  # MMEngine would put its own in
+    cfg.log_level = 'WARNING'
+    return cfg
+
+
+def train(cfg: Config, work_dir: Path, tell: Callable[[int, float], None] | None = None
+          ) -> list[float]:
+    """Per cent top-1 after each epoch; ``tell`` may end the run by an exception."""
+    adjust.dataloaders(cfg, pin_memory=None, persistent=None)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = work_dir.name
+    # Named by the run: MMEngine keeps one for each name.
+    cfg.visualizer = dict(type='mmengine.Visualizer', name=work_dir.name)
+    runner, report = Runner.from_cfg(cfg), Report(tell)
+    runner.register_hook(report)
+    try:
+        runner.train()
+    finally:
+        shutil.rmtree(work_dir, ignore_errors=True)
+    return report.accuracies

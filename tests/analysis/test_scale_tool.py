@@ -1,0 +1,208 @@
+"""tools/scale.py: what it finds, prints and writes, and what it refuses."""
+import math
+import re
+
+import pytest
+from conftest import run_tool
+from mmengine.config import Config
+
+import mmeffnet
+from mmeffnet.analysis import scale_cli
+from mmeffnet.analysis.complexity import complexity
+from mmeffnet.analysis.scaled_config import dropout
+from mmeffnet.analysis.targets import Found, Ratio, nearest
+from mmeffnet.engine import cli, run
+from mmeffnet.variants import VARIANTS
+
+
+@pytest.fixture
+def scale(capsys):
+    """Run the tool in this process: what it printed."""
+    def call(*argv):
+        scale_cli.main([str(a) for a in argv])
+        return capsys.readouterr().out
+    return call
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Run the tool in this process: the one line that it ends with."""
+    monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)
+
+    def call(*argv):
+        with pytest.raises(SystemExit) as exit_:
+            scale_cli.main([str(a) for a in argv])
+        assert exit_.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        return lines[0]
+    return call
+
+
+# The search.
+
+def cost(scaling):
+    return complexity('b0', scaling=scaling).multiply_adds
+
+
+@pytest.mark.parametrize('target', [1e8, 3.86e8, 1e9, 2.5e10])
+def test_no_step_of_phi_comes_nearer_to_the_target(target):
+    found = nearest(cost, target, Ratio())
+    every = [cost(Ratio().at(index / 100)) for index in range(-1300, 1000)]
+    assert abs(found[0].cost - target) == min(abs(value - target) for value in every)
+    assert min(f.cost for f in found) <= target < max(f.cost for f in found)
+
+
+def test_large_networks_are_not_measured_for_a_small_target():
+    asked = []
+    nearest(lambda scaling: asked.append(scaling.depth) or cost(scaling), 4e8, Ratio(), grain=0.1)
+    assert max(asked) <= 1.2 ** 0.5 + 1e-9  # half a phi past the base is the first step
+    assert len(asked) < 8
+
+
+def test_beyond_the_ends_the_end_is_found():
+    ratio = Ratio(resolution=64)
+    assert nearest(cost, 1, ratio) == [Found(-4, ratio.at(-4), cost(ratio.at(-4)))]
+    assert ratio.at(-4).resolution == 36
+    assert nearest(cost, 1e30, ratio)[0].phi == 20
+
+
+def test_factors_keep_their_ratio_and_sides_their_step():
+    scaling = Ratio(step=16).at(2.5)
+    assert math.log(scaling.width, 1.1) == pytest.approx(2.5, abs=0.001)
+    assert math.log(scaling.depth, 1.2) == pytest.approx(2.5, abs=0.001)
+    assert scaling.resolution == 320  # 224 x 1.15**2.5 is 317.7
+
+
+# What is printed.
+
+def test_a_target_is_met_and_the_costs_are_printed(scale):
+    out = scale('--target-macs', '1.0G')
+    assert '-0.64% of --target-macs 1G' in out
+    assert '0.994 G multiply-adds (1.987 GFLOPs, two for each), 9.11 M parameters' in out
+    assert 'total                    9,109,994    993,561,872' in out
+    assert 'training with 256 images on a device' in out
+
+
+def test_a_published_network_is_shown_as_it_is(scale):
+    out = scale('--arch', 'b3')
+    assert out.startswith('b3, 300 px')
+    assert str(VARIANTS['b3'].arch) in out
+    assert str(complexity('b3')) in out
+
+
+def test_memory_is_that_of_the_table_of_scaling_out(scale):
+    # docs/scaling-out.md: 106 MB of state, 88 and 44 MB for an image, 14 with recomputation.
+    out = scale('--batch', 100)
+    found = re.search(r'images on a device: ([\d.]+) GB in float32, ([\d.]+) in bfloat16, '
+                      r'([\d.]+) with recomputed blocks too \(0.11 of it', out)
+    assert [float(value) for value in found.groups()] == [
+        pytest.approx(0.106 + 100 * mb / 1000, abs=0.06) for mb in (88, 44, 14)]
+
+
+def test_the_batch_is_halved_until_it_fits(scale):
+    assert 'training with 64 images' in scale('--memory', '4G')  # 256 would take 11.3
+
+
+def test_a_latency_is_measured_here(scale, monkeypatch):
+    from mmeffnet.analysis import latency
+    real = latency.latency(mmeffnet.ModelScaling(width=0.3, depth=0.2).apply(
+        VARIANTS['b0'].arch), 64, __import__('torch').device('cpu'))
+    assert 0 < real < 10
+    # The search is the same for every clock; a real one would take turns with other work.
+    monkeypatch.setattr(latency, 'latency', lambda arch, resolution, *_: complexity(
+        arch, resolution).multiply_adds * 1e-10)
+    out = scale('--target-latency', '100ms')
+    assert out.startswith('38.6ms: width 1, depth 1, 224 px')  # what was measured, in its order
+    assert float(re.search(r'([+-][\d.]+)% of --target-latency 100ms', out)[1]) == pytest.approx(
+        0, abs=5)
+
+
+# What is written.
+
+def test_dropout_lies_between_those_of_the_family():
+    for name in ('b0', 'b2', 'b4', 'b7', 'l2'):
+        assert dropout(VARIANTS['b0'], complexity(name).multiply_adds) == VARIANTS[name].dropout
+    between = dropout(VARIANTS['b0'], 2_800_000_000)  # half way from b3 to b4, as factors go
+    assert between == pytest.approx(0.35, abs=0.01)
+    assert dropout(VARIANTS['b0'], 10**6) == 0.2
+
+
+def test_a_written_config_has_sizes_batch_and_rate(scale, tmp_path):
+    scale('--phi', 1.5, '--out', tmp_path / 'c.py', '--batch', 128, '--devices', 4)
+    cfg = Config.fromfile(tmp_path / 'c.py')
+    assert cfg.train_dataloader.dataset.pipeline[1].scale == 276  # 224 x 1.15**1.5 is 276.2
+    assert cfg.test_dataloader.dataset.pipeline[1].crop_size == 276
+    assert 'AutoAugment' in [t.type for t in cfg.train_dataloader.dataset.pipeline]
+    assert cfg.train_dataloader.batch_size == 128
+    assert cfg.auto_scale_lr.base_batch_size == 512
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.016 * 512 / 256)
+    assert cfg.model.head.in_channels == 1480
+    assert cfg.model.head.dropout == 0.3  # of B2 and of B3
+    assert cfg.model.backbone.scaling.width == 1.1537  # 1.1**1.5
+
+
+@pytest.mark.parametrize('arch', ['lite0', 'es', 'b1'])
+def test_a_config_of_each_family_builds_what_was_shown(arch, scale, tmp_path):
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmpretrain.registry import MODELS
+    wanted = [] if arch == 'b1' else ['--width', 0.5]
+    out = scale('--arch', arch, *wanted, '--out', tmp_path / 'c.py')
+    cfg = Config.fromfile(tmp_path / 'c.py')
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
+    assert f'{sum(p.numel() for p in model.parameters()):,}' in out.replace(' ', '\n')
+
+
+def test_a_written_config_trains(scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scale('--width', 0.3, '--depth', 0.4, '--resolution', 112, '--out', tmp_path / 'small.py',
+          '--base', 'quickstart/efficientnet-b0_digits.py', '--classes', 10, '--batch', 16,
+          '--devices', 1)
+    pipeline = Config.fromfile('small.py').train_dataloader.dataset.pipeline
+    assert (pipeline[0].scale, pipeline[1].crop_size) == ((112, 112), 112)
+    run.train(cli.parse(cli.train_parser(), [
+        'small.py', '--work-dir', 'out', '--cfg-options', 'train_cfg.max_epochs=1',
+        'train_dataloader.dataset.indices=32', 'val_dataloader.dataset.indices=32']))
+    assert list((tmp_path / 'out').glob('epoch_1.pth'))
+
+
+# What is refused.
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['--arch', 'b99'], "error: arch='b99' is not a variant"),
+    (['--arch', 'b3', '--phi', 1], "error: arch='b3' is scaled already"),
+    (['--phi', 1, '--width', 2], 'error: --phi and --width, --depth or --resolution: each says'),
+    (['--phi', -1], 'error: phi=-1.0 must be a finite number of at least 0'),
+    (['--width', 0], 'error: width=0.0 must be a number above 0'),
+    (['--target-macs', '1X'], "error: --target-macs '1X' must be a number above 0, with one of"),
+    (['--target-params', '0'], "error: --target-params '0' must be a number above 0"),
+    (['--target-latency', '3 hours'], 'with one of the units s, ms, us'),
+    (['--target-params', '0.2M'], 'the nearest possible: 521.9K (phi -13: width 0.2897'),
+    (['--target-macs', '386M', '--tolerance', 1e-6, '--resolution-step', 32],
+     'the nearest possible: 385.8M (phi 0: width 1, depth 1, 224 px) and '),
+    (['--tolerance', 2], 'error: --tolerance 2.0 must be above 0 and below 1'),
+    (['--beta', 0.5, '--phi', 1], 'error: --beta 0.5 must be at least 1'),
+    (['--alpha', 1, '--beta', 1, '--gamma', 1, '--target-macs', '1G'], 'nothing would grow'),
+    (['--resolution-step', 0, '--phi', 1], 'error: --resolution-step 0 must be at least 1'),
+    (['--batch', 0], 'error: --batch 0 must be at least 1'),
+    (['--memory', '1M'], 'error: --memory 1M: one image takes 1'),
+    (['--out', 'x.txt'], "error: --out 'x.txt' must end in .py"),
+    (['--base', 'efficientnet/nope.py'], "error: config 'efficientnet/nope.py' does not exist")])
+def test_wrong_arguments_are_said_in_one_line(argv, message, refused):
+    assert message in refused(*argv)
+
+
+def test_a_base_that_is_no_efficientnet_is_refused(refused, tmp_path):
+    (tmp_path / 'r.py').write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'\n")
+    assert "its backbone is 'ResNet'" in refused(
+        '--base', tmp_path / 'r.py', '--out', tmp_path / 'c.py')
+    assert not (tmp_path / 'c.py').exists()
+
+
+def test_the_shipped_tool_starts(tmp_path):
+    result = run_tool('scale.py', '--phi', 'x', cwd=tmp_path)
+    assert result.returncode == 2
+    assert '--phi: invalid float value' in result.stderr

@@ -1,0 +1,180 @@
+"""The search for coefficients and the scaling curves: arithmetic, going on, and what is said."""
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from mmeffnet.analysis import curves_cli, scaling_curves
+from mmeffnet.analysis.scaling_curves import Base, Run, draw, points, read, summary, table
+from mmeffnet.errors import InputError
+
+optuna = pytest.importorskip('optuna', reason='pip install optuna')
+from mmeffnet.analysis import coefficient_search as search  # noqa: E402
+from mmeffnet.analysis import search_cli, trials  # noqa: E402
+
+TINY = Base(width=0.2, depth=0.2, resolution=32)
+SOME = [(1.0, 1.4, 1.0), (1.4, 1.2, 1.0), (2.0, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(('step', 'tolerance'), [(0.2, 0.1), (0.1, 0.02), (0.05, 0.01)])
+def test_candidates_keep_the_cost_and_none_is_left_out(step, tolerance):
+    found = search.candidates(step, tolerance)
+    assert all(abs(a * b**2 * g**2 - 2) <= 2 * tolerance + 1e-6 and min(a, b, g) >= 1
+               for a, b, g in found)
+    ticks = [round(1 + i * step, 6) for i in range(int(1.3 / step) + 1)]
+    assert len(found) == sum(abs(a * b**2 * g**2 - 2) <= 2 * tolerance + 1e-9
+                             for a in ticks for b in ticks for g in ticks)
+
+
+def test_a_grid_without_candidates_is_refused():
+    with pytest.raises(InputError, match='no coefficients in steps of 0.7 have a cost within 0'):
+        search.candidates(0.7, 0)
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    """Trainings that end at once: accuracy by candidate and seed, told epoch by epoch."""
+    ran = []
+
+    def train(cfg, work_dir, tell=None):
+        width, depth, seed = cfg
+        ran.append(cfg)
+        values = [50 + 10 * width - depth + 0.1 * seed + epoch for epoch in (1, 2, 3)]
+        for epoch, value in enumerate(values, start=1):
+            if tell:
+                tell(epoch, value)
+        return values
+
+    def config(base, arch, resolution, epochs, seed):
+        return arch.stages[0].channels, sum(s.repeats for s in arch.stages), seed
+
+    monkeypatch.setattr(trials, 'train', train)
+    monkeypatch.setattr(trials, 'trial_config', config)
+    return ran
+
+
+def test_every_candidate_is_tried_with_every_seed_and_nothing_twice(instant, tmp_path):
+    study = search.open_study(tmp_path, SOME, [0, 1])
+    search.search(study, TINY, '', 3, tmp_path)
+    assert len(instant) == 6
+    again = search.open_study(tmp_path, SOME, [0, 1])
+    search.search(again, TINY, '', 3, tmp_path)
+    assert len(instant) == 6
+    counts = [len(r.values) + r.pruned for r in search.results(again)]
+    assert counts == [2, 2, 2]
+    # Successive halving stopped some of them.
+    assert any(r.pruned for r in search.results(again))
+
+
+def test_a_trial_of_a_killed_process_is_handed_out_again(instant, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, 'HEARTBEAT', 1)
+    monkeypatch.setattr(search, 'GRACE', 1)
+    study = search.open_study(tmp_path, SOME[:1], [0])
+    lost = study.ask()
+    lost.suggest_categorical('candidate', [search.name_of(SOME[0])])
+    lost.suggest_categorical('seed', [0])
+    study._storage.record_heartbeat(lost._trial_id)
+    import time
+    time.sleep(2.5)  # silent for longer than the grace
+    again = search.open_study(tmp_path, SOME[:1], [0])
+    search.search(again, TINY, '', 3, tmp_path)
+    assert [len(r.values) for r in search.results(again)] == [1]
+
+
+def test_a_study_with_other_questions_is_refused(tmp_path):
+    search.open_study(tmp_path, SOME, [0])
+    with pytest.raises(InputError, match=r'asks for 3 candidates and seeds \[0\]; give the same'):
+        search.open_study(tmp_path, SOME[:2], [0])
+
+
+def result(mean, apart, count=3):
+    return search.Result(candidate=(1, 1.4, 1), pruned=0,
+                         values=tuple(mean + apart * (i - 1) for i in range(count)))
+
+
+def test_the_chance_of_being_best_follows_the_spread():
+    assert search.confidence([result(90, 0.1), result(80, 0.1)]) == 1
+    assert search.confidence([result(90, 1), result(90, 1)]) == pytest.approx(0.5, abs=0.02)
+    # Means one apart with standard errors of 1 / sqrt(3): P(N(0, 1) < 1 / sqrt(2/3)) = 0.89.
+    assert search.confidence([result(91, 1), result(90, 1)]) == pytest.approx(0.89, abs=0.02)
+    assert math.isnan(search.confidence([result(90, 1, count=1)]))
+
+
+def test_what_was_chosen_is_said_with_how_sure_it_is():
+    assert 'with a chance of 100%' in search.statement([result(90, 0.1), result(80, 0.1)])
+    assert 'not settled by these trainings' in search.statement([result(90, 1), result(90, 1)])
+    assert 'nothing can be said' in search.statement([result(90, 1, count=1)])
+
+
+def test_a_family_is_written_with_the_chosen_coefficients(tmp_path):
+    from mmengine.config import Config
+    args = search_cli.parser().parse_args(['--study', str(tmp_path), '--write-family', '2'])
+    paths = search_cli.write_family(args, search.Result(
+        candidate=(1.4, 1.2, 1.0), values=(1.0, ), pruned=0))
+    configs = [Config.fromfile(path) for path in paths]
+    assert [c.model.backbone.scaling.width for c in configs] == [1.0, 1.2, 1.44]
+    assert [c.model.backbone.scaling.depth for c in configs] == [1.0, 1.4, 1.96]
+
+
+def test_points_cost_what_they_are_for():
+    found = points(Base(), [1, 2, 4, 8])
+    assert [p.direction for p in found] == ['base', *(d for d in scaling_curves.DIRECTIONS
+                                                      for _ in range(3))]
+    for p in found:
+        assert p.multiply_adds / found[0].multiply_adds == pytest.approx(p.times, rel=0.2)
+        grown = dict(width=p.width > 1, depth=p.depth > 1, resolution=p.resolution > 64)
+        if p.direction in grown:
+            assert [name for name, value in grown.items() if value] == [p.direction]
+
+
+def runs():
+    return [Run(point=p, seed=seed, top1=90 + seed + p.times, seconds=1.0)
+            for p in points(TINY, [1, 2]) for seed in (0, 1)]
+
+
+def test_runs_survive_their_file_and_are_summed_up(tmp_path):
+    scaling_curves.write(runs(), tmp_path / 'runs.csv')
+    assert read(tmp_path / 'runs.csv') == runs()
+    mean, error, seeds = summary(runs())[runs()[0].point]
+    assert (mean, seeds) == (91.5, 2)
+    assert error == pytest.approx(0.5)  # deviation sqrt(1/2), over sqrt(2)
+    assert len(table(runs()).splitlines()) == 2 + 5
+
+
+def test_the_picture_names_its_axes(tmp_path):
+    draw(runs(), 'two seeds', tmp_path / 'curves.png')
+    assert (tmp_path / 'curves.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_run_trains_for_real(tmp_path):
+    cfg = trials.trial_config('quickstart/efficientnet-b0_digits.py', TINY.arch, 32, 2, 0)
+    cfg.train_dataloader.dataset.indices = cfg.val_dataloader.dataset.indices = 64
+    told = []
+    found = trials.train(cfg, tmp_path / 'run', lambda *args: told.append(args))
+    assert [epoch for epoch, _ in told] == [1, 2]
+    assert [value for _, value in told] == found
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys):
+    folder = Path(__file__).parents[2] / 'docs'
+    curves_cli.main(['--draw', str(folder / 'scaling-curves.csv'), '--out', str(tmp_path)])
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    document = (folder / 'scaling.md').read_text()
+    assert len(printed) > 10
+    assert '\n'.join(printed) in document
+    assert (folder / re.search(r'\((scaling-curves\.png)\)', document)[1]).is_file()
+
+
+@pytest.mark.parametrize(('main', 'argv', 'message'), [
+    (curves_cli.main, ['--epochs', '0'], '--epochs 0 must be at least 1'),
+    (curves_cli.main, ['--draw', 'none.csv'], "--draw 'none.csv' does not exist"),
+    (search_cli.main, ['--step', '3'], '--step 3.0 must be above 0 and at most 1'),
+    (search_cli.main, ['--workers', '0'], '--workers 0 must be at least 1')])
+def test_wrong_arguments_are_said_in_one_line(main, argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert f'error: {message}' in capsys.readouterr().err
