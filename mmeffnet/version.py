@@ -6,8 +6,8 @@ INSTALL_COMMAND = ('pip install "mmeffnet[openmmlab]" (official OpenMMLab packag
 
 # How to get a package that only some of our classes need.
 EXTRAS = {
-    'mmcv': 'pip install "mmeffnet[detection]" and python tools/build_operators.py',
-    'mmdet': 'pip install "mmeffnet[detection]" and python tools/build_operators.py',
-    'mmseg': 'pip install "mmeffnet[segmentation]"',
+    'mmcv': 'the commands under "Compiled operators" in docs/downstream.md',
+    'mmdet': 'pip install onedl-mmdetection (beside the extra "onedl")',
+    'mmseg': 'pip install onedl-mmsegmentation ftfy regex (beside the extra "onedl")',
     'skimage': 'pip install scikit-image',
 }

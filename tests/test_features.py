@@ -1,5 +1,6 @@
 """What a backbone gives, told before it is built."""
 import doctest
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,3 +71,11 @@ def test_unknown_variant_is_refused_with_the_nearest():
 def test_index_past_the_head_is_refused():
     with pytest.raises(ValueError, match=r'out_indices=\(3, 7\) must lie in 0..6, and 7 does not'):
         feature_info('b0', (3, 7))
+
+
+def test_the_table_of_the_documentation_holds():
+    page = (Path(__file__).parent.parent / 'docs' / 'downstream.md').read_text()
+    for name in VARIANTS:
+        info = feature_info(name)
+        assert info.strides == [2, 2, 4, 8, 16, 32, 32]
+        assert f"| {name} | {', '.join(map(str, info.channels))} |" in page

@@ -57,8 +57,8 @@ def test_prefix_alone_builds_the_scaling(python):
 
 
 @pytest.mark.parametrize(('missing', 'words'), [
-    ('mmdet', 'needs mmdet, which is not installed. Run: pip install "mmeffnet[detection]"'),
-    ('mmseg', 'needs mmseg, which is not installed. Run: pip install "mmeffnet[segmentation]"'),
+    ('mmdet', 'needs mmdet, which is not installed. Run: pip install onedl-mmdetection'),
+    ('mmseg', 'needs mmseg, which is not installed. Run: pip install onedl-mmsegmentation'),
     ('mmcv._ext', 'needs the compiled operators of mmcv, which is not installed. Run: ')])
 def test_type_of_a_project_that_is_missing_names_the_command(python, tmp_path, missing, words):
     (tmp_path / 'neck.py').write_text(f'import {missing}')
