@@ -1,6 +1,8 @@
 """The search for coefficients and the scaling curves: arithmetic, going on, and what is said."""
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,37 @@ def test_a_trial_of_a_killed_process_is_handed_out_again(instant, tmp_path, monk
     again = search.open_study(tmp_path, SOME[:1], [0])
     search.search(again, TINY, '', 3, tmp_path)
     assert [len(r.values) for r in search.results(again)] == [1]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from mmeffnet.analysis import coefficient_search as search, trials
+from mmeffnet.analysis.scaling_curves import Base
+
+def train(cfg, work_dir, tell=None):
+    tell(1, 50.)
+    print('begun', flush=True)
+    time.sleep(float(sys.argv[1]))
+    return [50.]
+
+trials.train, trials.trial_config = train, lambda *args: None
+study = search.open_study(Path('study'), [(1.0, 1.4, 1.0), (2.0, 1.0, 1.0)], [0])
+search.search(study, Base(), '', 1, Path('study'))
+print(sorted(len(r.values) for r in search.results(study)))
+"""
+
+
+def test_a_search_goes_on_after_a_kill(tmp_path):
+    command = [sys.executable, '-W', 'ignore', '-c', KILLED]
+    with subprocess.Popen([*command, '600'], cwd=tmp_path, text=True,
+                          stdout=subprocess.PIPE) as first:
+        while 'begun' not in first.stdout.readline():  # libraries may print before
+            assert first.poll() is None
+        first.kill()
+    done = subprocess.run([*command, '0'], cwd=tmp_path, text=True, capture_output=True,
+                          timeout=120)
+    assert done.stdout.splitlines()[-1] == '[1, 1]', done.stderr
 
 
 def test_a_study_with_other_questions_is_refused(tmp_path):
