@@ -17,6 +17,10 @@ _WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints
 # Types beside the backbone's own, most of which need mmdet or mmsegmentation: each module is
 # imported when its type is asked for, so that everything else works without them.
 DOWNSTREAM: dict[str, str] = {
+    'BiFPN': 'mmeffnet.detection.bifpn',
+    'EfficientDet': 'mmeffnet.detection.detector',
+    'EfficientDetAnchorGenerator': 'mmeffnet.detection.head',
+    'EfficientDetHead': 'mmeffnet.detection.head',
     'DigitScenes': 'mmeffnet.datasets.detection',
     'DigitMasks': 'mmeffnet.datasets.segmentation',
     'ScaledResNet': 'mmeffnet.analysis.scaled_resnet',

@@ -1,0 +1,1 @@
+"""EfficientDet for mmdet: its table without PyTorch, its neck and head where mmdet is there."""
