@@ -1,0 +1,10 @@
+# Faster R-CNN on B4: mmdet's schedule, statistics of BatchNorm as pretrained.
+_base_ = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True, type='mmeffnet.EfficientNet', arch='b4', out_indices=(2, 3, 4, 5),
+        drop_path_rate=0.2, frozen_stages=1, norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://tf_efficientnet_b4.aa_in1k')),
+    neck=dict(in_channels=[32, 56, 160, 448]))
+custom_hooks = [dict(type='mmeffnet.PyramidCheckHook')]

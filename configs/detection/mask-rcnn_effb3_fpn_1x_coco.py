@@ -1,0 +1,10 @@
+# Mask R-CNN on B3: mmdet's schedule, statistics of BatchNorm as pretrained.
+_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True, type='mmeffnet.EfficientNet', arch='b3', out_indices=(2, 3, 4, 5),
+        drop_path_rate=0.2, frozen_stages=1, norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='timm://tf_efficientnet_b3.aa_in1k')),
+    neck=dict(in_channels=[32, 48, 136, 384]))
+custom_hooks = [dict(type='mmeffnet.PyramidCheckHook')]

@@ -1,0 +1,110 @@
+"""The detection configs: short, right in every number, and they train."""
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+for needed in ('mmdet', 'mmcv._ext'):
+    if find_spec(needed) is None:
+        pytest.skip('needs mmdet and the compiled operators of mmcv: docs/downstream.md',
+                    allow_module_level=True)
+
+from mmdet.registry import MODELS  # noqa: E402
+from mmdet.testing import demo_mm_inputs  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.model import revert_sync_batchnorm  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+
+from mmeffnet import check_model  # noqa: E402
+from mmeffnet.plugin import MIM  # noqa: E402
+from mmeffnet.weights.catalog import CATALOG  # noqa: E402
+
+ROOT = MIM / 'configs' / 'detection'
+CONFIGS = sorted(path.name for path in ROOT.glob('*.py'))
+ONE_OF_EACH = ['retinanet_effb0_fpn_1x_coco.py', 'fcos_effb0_fpn_gn-head_1x_coco.py',
+               'faster-rcnn_effb4_fpn_1x_coco.py', 'mask-rcnn_effb3_fpn_1x_coco.py',
+               'retinanet_effb3_fpn_8xb4-crop896-1x_coco.py']
+
+
+def model_of(name, **backbone):
+    cfg = Config.fromfile(ROOT / name)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None  # nothing is downloaded here
+    cfg.model.backbone.update(backbone)
+    cfg.model.data_preprocessor.pop('batch_augments', None)  # pads every picture to 896 px
+    return cfg.model
+
+
+def test_there_is_a_config_for_each_detector_and_family():
+    assert len(CONFIGS) == 11
+    assert set(ONE_OF_EACH) <= set(CONFIGS)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_is_short_and_fits_its_backbone(name, tmp_path):
+    assert len((ROOT / name).read_text().splitlines()) <= 40
+    cfg = Config.fromfile(ROOT / name)
+    check_model(cfg.model)
+    assert 'mmeffnet.PyramidCheckHook' in [hook['type'] for hook in cfg.custom_hooks]
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_input_is_what_the_pretrained_weights_know(name):
+    model = Config.fromfile(ROOT / name).model
+    (entry, ) = [e for e in CATALOG.values() if e.source == model.backbone.init_cfg.checkpoint]
+    assert entry.variant == model.backbone.arch
+    mean = 127.5 if entry.variant in ('es', 'lite0') else 123.675
+    assert model.data_preprocessor.mean[0] == mean
+    assert model.data_preprocessor.bgr_to_rgb
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_detector_builds(name):
+    model = model_of(name)
+    with torch.device('meta'):
+        detector = MODELS.build(model)
+    info = detector.backbone.feature_info
+    assert info.channels == list(model.neck.in_channels)
+    assert info.strides in ([8, 16, 32], [4, 8, 16, 32])
+
+
+def step(model, dtype=None):
+    """Losses of one training step with pictures of two sizes, one of them without objects."""
+    torch.manual_seed(0)
+    detector = revert_sync_batchnorm(MODELS.build(model)).train()  # as one process does
+    detector.init_weights()
+    data = demo_mm_inputs(2, [[3, 64, 96], [3, 96, 64]], num_items=[2, 0],
+                          with_mask='roi_head' in model)
+    with torch.autocast('cpu', dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        losses = detector(**detector.data_preprocessor(data, True), mode='loss')
+    total, _ = detector.parse_losses(losses)
+    total.backward()
+    return detector, total
+
+
+@pytest.mark.parametrize('name', ONE_OF_EACH)
+def test_a_training_step_is_finite_and_reaches_the_backbone(name):
+    detector, total = step(model_of(name))
+    assert torch.isfinite(total)
+    trained = [p for p in detector.backbone.layers[3].parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+
+
+@pytest.mark.parametrize('options', [
+    dict(frozen_stages=4), dict(with_cp=True), dict(norm_cfg=dict(type='SyncBN'))])
+def test_a_detector_trains_with(options):
+    detector, total = step(model_of('retinanet_effb0_fpn_1x_coco.py', **options))
+    assert torch.isfinite(total)
+    first = options.get('frozen_stages', 1)
+    grads = [any(p.grad is not None for p in layer.parameters())
+             for layer in detector.backbone.layers]
+    assert grads == [False] * first + [True] * (6 - first) + [False]
+
+
+def test_a_detector_trains_in_bfloat16():
+    _, whole = step(model_of('retinanet_effb0_fpn_1x_coco.py', drop_path_rate=0.))
+    _, half = step(model_of('retinanet_effb0_fpn_1x_coco.py', drop_path_rate=0.), torch.bfloat16)
+    assert half.item() == pytest.approx(whole.item(), rel=0.05)
