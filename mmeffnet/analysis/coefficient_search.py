@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import sqlalchemy.exc
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import GridSampler
 from optuna.trial import TrialState
@@ -54,11 +55,21 @@ def name_of(candidate: Candidate) -> str:
     return ' '.join(f'{value:g}' for value in candidate)
 
 
-def open_study(folder: Path, space: Sequence[Candidate], seeds: Sequence[int]) -> optuna.Study:
+def open_study(folder: Path, space: Sequence[Candidate], seeds: Sequence[int],
+               **training) -> optuna.Study:
     """The study in ``folder``, begun or gone on with; InputError for one with other questions.
 
-    Trials of processes that were killed are handed out once more.
+    training: what else each trial depends on (config, epochs, base), as JSON has it. Trials of
+    processes that were killed are handed out once more.
     """
+    try:
+        return _open_study(folder, space, seeds, training)
+    except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(f'{str(folder / "study.db")!r} cannot be read as a study '
+                         f'({type(error).__name__}): delete it, or give another --study') from error
+
+
+def _open_study(folder, space, seeds, training: dict) -> optuna.Study:
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # heartbeats have been called experimental since 2021
         warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
@@ -75,7 +86,12 @@ def open_study(folder: Path, space: Sequence[Candidate], seeds: Sequence[int]) -
         raise InputError(f'{folder}: the study there asks for {len(before["candidate"])} '
                          f'candidates and seeds {before["seed"]}; give the same --step, '
                          '--tolerance and --seeds, or another --study')
+    trained = study.user_attrs.get('training', training)
+    if trained != training:
+        raise InputError(f'{folder}: its trials were trained with {trained}, and now it is '
+                         f'{training}; give the same, or another --study')
     study.set_user_attr('grid', grid)
+    study.set_user_attr('training', training)
     return study
 
 

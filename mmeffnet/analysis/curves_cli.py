@@ -55,6 +55,6 @@ def run(args: argparse.Namespace) -> None:
     counts = sorted({seeds for _, _, seeds in curves.summary(runs).values()})
     seeds = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     print(curves.table(runs))
-    curves.draw(runs, f'{args.epochs} epochs of {Path(args.config).stem}, {seeds} seeds; bars: '
-                'standard error', args.out / 'curves.png')
+    curves.draw(runs, f'{runs[0].epochs} epochs of {Path(runs[0].config).stem}, {seeds} seeds; '
+                'bars: standard error', args.out / 'curves.png')
     print(f'drawn: {args.out / "curves.png"}')

@@ -14,6 +14,7 @@ from mmeffnet.analysis.complexity import complexity
 from mmeffnet.analysis.targets import Found, Ratio, nearest
 from mmeffnet.arch import Arch
 from mmeffnet.engine.plots import BLUE, ORANGE, blank_figure, save_figure
+from mmeffnet.errors import InputError, one_line
 from mmeffnet.files import whole
 from mmeffnet.scaling import ModelScaling
 from mmeffnet.variants import MBCONV
@@ -77,27 +78,34 @@ def points(base: Base, times: Sequence[float]) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: its point, its seed, and what it reached."""
+    """One training: its point and seed, what it reached, and how long it was trained on what."""
     point: Point
     seed: int
     top1: float
     seconds: float
+    epochs: int
+    config: str
 
     def row(self) -> dict:
         return {**asdict(self.point), 'seed': self.seed, 'top1': f'{self.top1:.3f}',
-                'seconds': f'{self.seconds:.1f}'}
+                'seconds': f'{self.seconds:.1f}', 'epochs': self.epochs, 'config': self.config}
 
 
 def read(path: Path) -> list[Run]:
-    """The runs that a file holds; none where there is no file."""
+    """The runs that a file holds; none where there is no file. InputError for a torn one."""
     if not path.exists():
         return []
     kinds = {field.name: {'str': str, 'int': int, 'float': float}[field.type]
              for field in fields(Point)}
-    with path.open(newline='') as file:
-        return [Run(point=Point(**{name: kind(row[name]) for name, kind in kinds.items()}),
-                    seed=int(row['seed']), top1=float(row['top1']),
-                    seconds=float(row['seconds'])) for row in csv.DictReader(file)]
+    try:
+        with path.open(newline='') as file:
+            return [Run(point=Point(**{name: kind(row[name]) for name, kind in kinds.items()}),
+                        seed=int(row['seed']), top1=float(row['top1']), config=row['config'],
+                        seconds=float(row['seconds']), epochs=int(row['epochs']))
+                    for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{str(path)!r} is no whole table of runs ({one_line(error)}): '
+                         'delete it, or name another') from error
 
 
 def write(runs: Sequence[Run], path: Path) -> None:
@@ -111,10 +119,15 @@ def trained(base: Base, config: str, wanted: Sequence[Point], seeds: Sequence[in
             path: Path, budget: float = math.inf) -> Iterator[Run]:
     """Train what ``path`` does not hold yet, seed by seed, and add each run to it.
 
-    budget: seconds after which no further run is begun.
+    budget: seconds after which no further run is begun. Raises InputError where ``path`` holds
+    runs of another length or config.
     """
     from mmeffnet.analysis.trials import train, trial_config
     start, runs = time.monotonic(), read(path)
+    other = next((r for r in runs if (r.epochs, r.config) != (epochs, config)), None)
+    if other:
+        raise InputError(f'{str(path)!r} holds runs of {other.epochs} epochs of {other.config!r}: '
+                         'give the same --epochs and --config, or another --out')
     done = {(run.point, run.seed) for run in runs}
     for seed, point in itertools.product(seeds, wanted):
         if (point, seed) in done:
@@ -126,7 +139,8 @@ def trained(base: Base, config: str, wanted: Sequence[Point], seeds: Sequence[in
         cfg = trial_config(config, arch, point.resolution, epochs, seed)
         name = f'curve-{point.direction}-{point.times:g}-{seed}'
         top1 = train(cfg, path.parent / name)[-1]
-        runs.append(Run(point=point, seed=seed, top1=top1, seconds=time.monotonic() - begun))
+        runs.append(Run(point=point, seed=seed, top1=top1, epochs=epochs, config=config,
+                        seconds=time.monotonic() - begun))
         write(runs, path)
         yield runs[-1]
 

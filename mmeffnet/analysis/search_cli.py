@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace, argv) -> None:
     base = Base(width=args.base_width, depth=args.base_depth, resolution=args.base_resolution,
                 classes=args.classes)
     study = search.open_study(args.study, search.candidates(args.step, args.tolerance),
-                              args.seeds)
+                              args.seeds, config=args.config, epochs=args.epochs,
+                              base=dataclasses.asdict(base))
     if args.workers > 1:
         _processes(args.workers, list(argv))
     else:

@@ -162,7 +162,8 @@ def test_points_cost_what_they_are_for():
 
 
 def runs():
-    return [Run(point=p, seed=seed, top1=90 + seed + p.times, seconds=1.0)
+    return [Run(point=p, seed=seed, top1=90 + seed + p.times, seconds=1.0, epochs=3,
+                config='digits.py')
             for p in points(TINY, [1, 2]) for seed in (0, 1)]
 
 
@@ -173,6 +174,34 @@ def test_runs_survive_their_file_and_are_summed_up(tmp_path):
     assert (mean, seeds) == (91.5, 2)
     assert error == pytest.approx(0.5)  # deviation sqrt(1/2), over sqrt(2)
     assert len(table(runs()).splitlines()) == 2 + 5
+
+
+def test_runs_of_another_length_are_not_mixed_in(tmp_path):
+    scaling_curves.write(runs(), tmp_path / 'runs.csv')
+    with pytest.raises(InputError, match=r"holds runs of 3 epochs of 'digits.py': give the same"):
+        list(scaling_curves.trained(TINY, 'digits.py', points(TINY, [1]), [0], 4,
+                                    tmp_path / 'runs.csv'))
+
+
+def test_a_torn_table_of_runs_is_named(tmp_path):
+    scaling_curves.write(runs(), tmp_path / 'runs.csv')
+    text = (tmp_path / 'runs.csv').read_text()
+    (tmp_path / 'runs.csv').write_text(text[:len(text) - 30])
+    with pytest.raises(InputError, match='is no whole table of runs'):
+        read(tmp_path / 'runs.csv')
+
+
+def test_a_study_that_is_trained_otherwise_is_refused(tmp_path):
+    search.open_study(tmp_path, SOME, [0], epochs=3)
+    search.open_study(tmp_path, SOME, [0], epochs=3)
+    with pytest.raises(InputError, match=r"trained with \{'epochs': 3\}, and now it is"):
+        search.open_study(tmp_path, SOME, [0], epochs=4)
+
+
+def test_a_file_that_is_no_study_is_named(tmp_path):
+    (tmp_path / 'study.db').write_text('no database ' * 100)
+    with pytest.raises(InputError, match='cannot be read as a study'):
+        search.open_study(tmp_path, SOME, [0])
 
 
 def test_the_picture_names_its_axes(tmp_path):
