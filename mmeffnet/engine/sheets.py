@@ -98,6 +98,7 @@ def _draw_boxes(axis, picture: np.ndarray, sample, metainfo: dict, score: float)
                                      color=TRUE, linewidth=1))
     found = sample.pred_instances
     found = found[found.scores >= score]
+    found = found[found.scores.argsort()]  # the surest last, on top of what it covers
     for (x1, y1, x2, y2), label, value in zip(_boxes(found), found.labels.tolist(),
                                               found.scores.tolist()):
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=FOUND, linewidth=1))
