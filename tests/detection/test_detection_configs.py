@@ -1,4 +1,5 @@
 """The detection configs: short, right in every number, and they train."""
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -16,14 +17,17 @@ from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
 from mmeffnet import check_model  # noqa: E402
+from mmeffnet.detection.family import EFFICIENTDETS  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
 from mmeffnet.weights.catalog import CATALOG  # noqa: E402
 
 ROOT = MIM / 'configs' / 'detection'
 CONFIGS = sorted(path.name for path in ROOT.glob('*.py'))
+FAMILY = [name for name in CONFIGS if name.startswith('efficientdet')]
 ONE_OF_EACH = ['retinanet_effb0_fpn_1x_coco.py', 'fcos_effb0_fpn_gn-head_1x_coco.py',
                'faster-rcnn_effb4_fpn_1x_coco.py', 'mask-rcnn_effb3_fpn_1x_coco.py',
-               'retinanet_effb3_fpn_8xb4-crop896-1x_coco.py']
+               'retinanet_effb3_fpn_8xb4-crop896-1x_coco.py',
+               'efficientdet_d0_8xb16-crop512-300e_coco.py']
 
 
 def model_of(name, **backbone):
@@ -36,7 +40,7 @@ def model_of(name, **backbone):
 
 
 def test_there_is_a_config_for_each_detector_and_family():
-    assert len(CONFIGS) == 11
+    assert len(CONFIGS) == 20
     assert set(ONE_OF_EACH) <= set(CONFIGS)
 
 
@@ -68,6 +72,43 @@ def test_a_detector_builds(name):
     info = detector.backbone.feature_info
     assert info.channels == list(model.neck.in_channels)
     assert info.strides in ([8, 16, 32], [4, 8, 16, 32])
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_an_efficientdet_config_says_what_the_table_says(name):
+    cfg, row = Config.fromfile(ROOT / name), EFFICIENTDETS[name.split('_')[1]]
+    anchors = cfg.model.bbox_head.anchor_generator
+    assert cfg.model.backbone.arch == row.arch
+    assert {cfg.model.neck.out_channels, cfg.model.bbox_head.in_channels} == {row.channels}
+    assert cfg.model.neck.repeats == row.fpn_repeats
+    assert cfg.model.neck.fusion == row.fusion
+    assert cfg.model.neck.num_outs == row.levels
+    assert cfg.model.bbox_head.stacked_convs == row.head_repeats
+    assert anchors.strides == row.strides
+    assert anchors.anchor_scale == row.anchor_scale
+    assert cfg.model.data_preprocessor.pad_size_divisor == row.strides[-1]
+    sizes = [step[key] for pipeline in (cfg.train_dataloader.dataset.pipeline,
+                                        cfg.test_dataloader.dataset.pipeline)
+             for step in pipeline for key in ('scale', 'crop_size') if key in step]
+    assert sizes == [(row.resolution, row.resolution)] * 3
+    assert f'-crop{row.resolution}-' in name
+
+
+@pytest.mark.parametrize('name', FAMILY)
+def test_an_efficientdet_config_has_the_schedule_of_the_paper(name):
+    cfg = Config.fromfile(ROOT / name)
+    devices, batch = map(int, re.search(r'_(\d+)xb(\d+)-', name).groups())
+    assert devices * batch == cfg.auto_scale_lr.base_batch_size == 128
+    assert cfg.train_dataloader.batch_size == batch
+    epochs = 600 if name.startswith('efficientdet_d7') else 300
+    assert cfg.train_cfg.max_epochs == epochs == cfg.param_scheduler[-1].end
+    assert f'-{epochs}e_' in name
+    assert cfg.optim_wrapper.optimizer.lr == 0.16
+    assert {'EMAHook', 'mmeffnet.PyramidCheckHook'} == {hook.type for hook in cfg.custom_hooks}
+
+
+def test_there_is_a_config_for_each_efficientdet():
+    assert {name.split('_')[1] for name in FAMILY} == set(EFFICIENTDETS)
 
 
 def step(model, dtype=None):
