@@ -11,8 +11,14 @@ from torch.utils.checkpoint import checkpoint
 from mmeffnet.arch import Block
 
 
+def _may_overwrite(module: nn.Module) -> bool:
+    """Whether a deployed network may write over what it has computed itself."""
+    return module.in_place and not torch.is_grad_enabled() and not torch.jit.is_tracing()
+
+
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from the mean of all of them."""
+    in_place = False  # of a deployed network: one tensor less is written
 
     def __init__(self, channels: int, squeeze: int, act_cfg: dict):
         super().__init__()
@@ -20,7 +26,8 @@ class SqueezeExcite(nn.Module):
         self.conv2 = ConvModule(squeeze, channels, 1, act_cfg=dict(type='Sigmoid'))
 
     def forward(self, x):
-        return x * self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+        gate = self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+        return x.mul_(gate) if _may_overwrite(self) else x * gate
 
 
 @contextmanager
@@ -48,6 +55,7 @@ class ResidualBlock(nn.Module):
 
     with_cp: recompute the block in the backward pass instead of keeping its activations.
     """
+    in_place = False  # of a deployed network: one tensor less is written
 
     def __init__(self, block: Block, drop_path_rate: float, with_cp: bool):
         super().__init__()
@@ -67,7 +75,11 @@ class ResidualBlock(nn.Module):
 
     def _forward(self, x):
         out = self.transform(x)
-        return x + self.drop_path(out) if self.skip else out
+        if not self.skip:
+            return out
+        if _may_overwrite(self):
+            return out.add_(x)
+        return x + self.drop_path(out)
 
 
 class MBConv(ResidualBlock):

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmeffnet.features import FeatureInfo, check_indices, feature_info, resolve_arch
 from mmeffnet.models.blocks import BLOCKS
+from mmeffnet.models.deploy import check_form, fix_padding, fold
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
 from mmeffnet.registry import MODELS
@@ -60,6 +61,8 @@ class EfficientNet(BaseModule):
         output_stride (int, optional): Stride that no output exceeds, 8 or 16 for segmentation:
             stages that would exceed it are dilated in place of strided, with the same weights.
             Defaults to None, the strides of the architecture.
+        deploy (bool): Build what :meth:`switch_to_deploy` leaves, for weights that were saved
+            after it. Defaults to False.
 
     A state dict of another library's layout is translated while it is loaded. Raises ValueError
     naming the argument, its value and the rule, and InputError for weights that do not fit.
@@ -69,7 +72,7 @@ class EfficientNet(BaseModule):
 
     def __init__(self, arch='b0', drop_path_rate=0., out_indices=(-1, ), frozen_stages=0,
                  conv_cfg=None, norm_cfg=None, act_cfg=None, norm_eval=False, with_cp=False,
-                 init_cfg=None, in_channels=3, scaling=None, output_stride=None):
+                 init_cfg=None, in_channels=3, scaling=None, output_stride=None, deploy=False):
         super().__init__(list(INITIAL_WEIGHTS) if init_cfg is None else init_cfg)
         self.arch = resolve_arch(arch, scaling)
         self.conv_cfg = conv_cfg or CONVS[self.arch.padding]
@@ -99,6 +102,9 @@ class EfficientNet(BaseModule):
         for layer in self.layers[self.out_indices[-1] + 1:]:
             layer.requires_grad_(False)  # no gradient would ever reach it: DDP refuses that
         self._freeze()
+        self.deploy = False
+        if deploy:
+            self.switch_to_deploy()
 
     def _make_groups(self) -> list[nn.Sequential]:
         blocks = self.arch.blocks(self.output_stride)
@@ -138,8 +144,24 @@ class EfficientNet(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Before the children see it: PyTorch and MMEngine hand each of them its own keys.
         translate_in_place(self, state_dict, prefix)
+        check_form(state_dict, prefix, self.deploy)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.has_weights = True
+
+    def switch_to_deploy(self, size=None) -> None:
+        """Fold BatchNorm into the convolutions, for inference alone; outputs stay the same.
+
+        Of each ``conv.weight`` and its ``bn.*`` the state dict keeps ``conv.weight`` and
+        ``conv.bias``; a backbone built with ``deploy=True`` loads it. Not to be undone.
+
+        size: height and width that padding is computed for once; other sizes work as before.
+        Raises ValueError where something else than BatchNorm normalises.
+        """
+        if not self.deploy:
+            fold(self)
+            self.deploy = True
+        if size is not None:
+            fix_padding(self, size)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The depth of a parameter and the number of depths, for learning rates by layer.

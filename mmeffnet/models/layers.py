@@ -32,6 +32,11 @@ def conv2d_same(x, weight, bias, stride, dilation, groups):
         (top, left), (bottom, right) = [t // 2 for t in total], [t - t // 2 for t in total]
         return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, stride, 0,
                         dilation, groups)
+    return padded_conv2d(x, weight, bias, total, stride, dilation, groups)
+
+
+def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
+    """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
     # The convolution pads evenly by itself; only an odd zero has to be appended.
     odd = [t % 2 for t in total]
     if any(odd):
@@ -55,11 +60,21 @@ class Conv2dSame(nn.Conv2d):
         self.depends_on_size = self.stride != (1, 1) or any(t % 2 for t in total)
         if not self.depends_on_size:
             self.padding = tuple(t // 2 for t in total)
+        self._known: tuple | None = None  # a size, and the zeros that it needs
+
+    def remember(self, size: tuple[int, int]) -> None:
+        """Keep the zeros that inputs of this height and width need, for a deployed network."""
+        self._known = size, [same_padding(*axis) for axis in zip(
+            size, self.kernel_size, self.stride, self.dilation)]
 
     # Overridden in place of ``forward``, which MMEngine's efficient_conv_bn_eval bypasses.
     def _conv_forward(self, x, weight, bias):
         if not self.depends_on_size:
             return super()._conv_forward(x, weight, bias)
+        # A traced graph may be given other sizes, and cannot ask.
+        if self._known and not torch.jit.is_tracing() and x.shape[-2:] == self._known[0]:
+            return padded_conv2d(x, weight, bias, self._known[1], self.stride, self.dilation,
+                                 self.groups)
         return conv2d_same(x, weight, bias, self.stride, self.dilation, self.groups)
 
     def extra_repr(self):

@@ -1,0 +1,145 @@
+"""The deployed form: the same outputs from fewer operations, and never the wrong weights."""
+import warnings
+
+import peers
+import pytest
+import torch
+from mmengine.runner import load_checkpoint
+from torch import nn
+
+from mmeffnet import EfficientNet
+from mmeffnet.errors import InputError
+from mmeffnet.registry import MODELS
+
+OUTPUTS = (1, 2, 3, 4, 5, 6)
+
+
+def network(arch='b0', **options):
+    torch.manual_seed(0)
+    return peers.calibrated(EfficientNet(arch, out_indices=OUTPUTS, **options))
+
+
+def outputs(backbone, image):
+    with torch.no_grad():
+        return backbone(image)
+
+
+def assert_close(given, expected, tolerance=1e-10):
+    for a, b in zip(given, expected, strict=True):
+        assert peers.relative_difference(a, b) < tolerance
+
+
+@pytest.mark.parametrize(('arch', 'options'), [
+    ('b0', {}), ('es', {}), ('lite0', {}), ('b1', dict(output_stride=8)),
+    ('b0', dict(conv_cfg=dict(type='Conv2d')))])
+def test_folding_changes_no_output(arch, options):
+    backbone = network(arch, **options)
+    images = [peers.images(*size) for size in ((64, 64), (65, 47))]
+    expected = [outputs(backbone, image) for image in images]
+    backbone.switch_to_deploy()
+    for image, before in zip(images, expected):
+        assert_close(outputs(backbone, image), before)
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
+
+
+def test_the_state_dict_has_weight_and_bias_of_each_convolution():
+    backbone = network()
+    before = backbone.state_dict()
+    backbone.switch_to_deploy()
+    convs = {key for key in before if '.bn.' not in key}
+    biases = {key.replace('.bn.running_mean', '.conv.bias') for key in before
+              if key.endswith('running_mean')}
+    assert backbone.state_dict().keys() == convs | biases
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_a_second_switch_changes_nothing():
+    backbone = network()
+    backbone.switch_to_deploy()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.switch_to_deploy()
+    after = backbone.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize('size', [(224, 224), (97, 64)])
+def test_a_size_known_beforehand_and_every_other_are_padded_right(size):
+    """C13: padding of one size, and then images of others."""
+    backbone = network()
+    images = [peers.images(*s) for s in (size, (65, 66), (256, 250))]
+    expected = [outputs(backbone, image) for image in images]
+    backbone.switch_to_deploy(size)
+    for image, before in zip(images, expected):
+        assert_close(outputs(backbone, image), before)
+
+
+def test_a_traced_graph_of_a_known_size_is_right_at_other_sizes():
+    backbone = network()
+    backbone.switch_to_deploy((64, 64))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        traced = torch.jit.trace(backbone, peers.images(64, 64))
+    image = peers.images(65, 97)
+    assert_close(outputs(traced, image), outputs(backbone, image))
+
+
+def test_working_in_place_touches_no_input_and_no_earlier_output():
+    backbone = network()
+    backbone.switch_to_deploy()
+    image = peers.images(64, 64)
+    kept = image.clone()
+    together, x, alone = outputs(backbone, image), image, []
+    with torch.no_grad():
+        for layer in backbone.layers:
+            x = layer(x.clone())
+            alone.append(x)
+    assert torch.equal(image, kept)
+    for i, output in zip(OUTPUTS, together, strict=True):
+        assert torch.equal(output, alone[i])
+
+
+def test_gradients_of_the_image_are_those_of_the_network_before():
+    backbone = network()
+    gradients = []
+    for _ in range(2):
+        image = peers.images(64, 64).requires_grad_()
+        backbone(image)[-1].square().sum().backward()
+        gradients.append(image.grad)
+        backbone.switch_to_deploy()
+    assert peers.relative_difference(*gradients) < 1e-9
+
+
+def test_deployed_weights_load_where_the_config_says_deploy(tmp_path):
+    backbone = network()
+    image = peers.images(64, 64)
+    expected = outputs(backbone, image)
+    backbone.switch_to_deploy()
+    torch.save(dict(state_dict=backbone.state_dict()), tmp_path / 'deployed.pth')
+    again = MODELS.build(dict(type='EfficientNet', out_indices=OUTPUTS, deploy=True)).double()
+    load_checkpoint(again, str(tmp_path / 'deployed.pth'), strict=True)
+    assert_close(outputs(again, image), expected)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_weights_of_the_other_form_are_refused(strict):
+    trained, deployed = EfficientNet('b0'), EfficientNet('b0', deploy=True)
+    with pytest.raises(InputError, match='built with deploy=True.*switch_to_deploy'):
+        deployed.load_state_dict(trained.state_dict(), strict=strict)
+    with pytest.raises(InputError, match='build the backbone with deploy=True'):
+        trained.load_state_dict(deployed.state_dict(), strict=strict)
+
+
+@pytest.mark.parametrize('norm_cfg', [dict(type='GN', num_groups=4), dict(type='IN')])
+def test_what_cannot_be_folded_is_refused(norm_cfg):
+    backbone = EfficientNet(dict(stem=8, head=16, stages=dict(a=dict(
+        block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1))), norm_cfg=norm_cfg)
+    with pytest.raises(ValueError, match='only BatchNorm can be folded'):
+        backbone.switch_to_deploy()
+
+
+def test_it_trains_no_more_and_train_mode_changes_nothing():
+    backbone = network()
+    backbone.switch_to_deploy()
+    image = peers.images(64, 64)
+    before = outputs(backbone, image)
+    assert_close(outputs(backbone.train(), image), before, tolerance=1e-15)
