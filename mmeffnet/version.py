@@ -5,9 +5,11 @@ INSTALL_COMMAND = ('pip install "mmeffnet[openmmlab]" (official OpenMMLab packag
                    'pip install "mmeffnet[onedl]" (the maintained forks)')
 
 # How to get a package that only some of our classes need.
+DETECTION = 'pip install "mmeffnet[detection]"'
 EXTRAS = {
-    'mmcv': 'the commands under "Compiled operators" in docs/downstream.md',
-    'mmdet': 'pip install onedl-mmdetection (beside the extra "onedl")',
-    'mmseg': 'pip install onedl-mmsegmentation ftfy regex (beside the extra "onedl")',
+    'mmcv': 'python tools/build_operators.py (some minutes; see docs/downstream.md)',
+    'mmdet': f'{DETECTION} (in an environment without the official mmengine and mmcv)',
+    'mmseg': 'pip install "mmeffnet[segmentation]" (in an environment without the official '
+             'mmengine and mmcv)',
     'skimage': 'pip install scikit-image',
 }

@@ -1,0 +1,120 @@
+"""tools/build_operators.py up to the compiler itself, which .ci/run lets compile."""
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+from mmeffnet.engine import operators
+
+TAG = f'cp{sys.version_info.major}{sys.version_info.minor}'
+
+
+@pytest.fixture
+def stack(monkeypatch):
+    """Make it look as if these distributions alone were installed."""
+    def installed(**versions):
+        def look(name):
+            try:
+                return versions[name.replace('-', '_')]
+            except KeyError:
+                raise PackageNotFoundError(name) from None
+        monkeypatch.setattr(operators, 'version', look)
+        monkeypatch.setattr(operators, 'works', lambda: False)
+    return installed
+
+
+WHOLE = dict(torch='2.14.1', onedl_mmcv='2.3.6', setuptools='81', wheel='1', ninja='1')
+
+
+def line(capsys, *argv, code=2):
+    with pytest.raises(SystemExit) as exit_:
+        operators.main([str(a) for a in argv])
+    assert exit_.value.code == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_operators_that_work_are_left_alone(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(operators, 'works', lambda: True)
+    operators.main(['--wheels', str(tmp_path / 'wheels')])
+    assert 'there already' in capsys.readouterr().out
+    assert not (tmp_path / 'wheels').exists()
+
+
+@pytest.mark.parametrize('lacking', ['onedl_mmcv', 'torch', 'ninja'])
+def test_a_package_that_is_missing_is_named_with_the_command(stack, capsys, tmp_path, lacking):
+    stack(**{name: number for name, number in WHOLE.items() if name != lacking})
+    said = line(capsys, '--wheels', tmp_path)
+    assert lacking.replace('_', '-') in said
+    assert 'pip install "mmeffnet[detection]"' in said
+
+
+def test_a_compiler_that_is_missing_is_named(stack, capsys, tmp_path, monkeypatch):
+    stack(**WHOLE)
+    monkeypatch.setattr(operators.shutil, 'which', lambda name: None)
+    assert 'needs a C++ compiler' in line(capsys, '--wheels', tmp_path)
+
+
+def test_jobs_below_one_are_refused(capsys):
+    assert line(capsys, '--jobs', 0) == 'error: --jobs 0 must be at least 1'
+
+
+def test_a_failed_compilation_names_the_first_error_and_the_log(stack, capsys, tmp_path,
+                                                                monkeypatch):
+    stack(**WHOLE)
+
+    def fail(command, environment, log):
+        log.write_text('[1/9] c++ nms.cpp\nnms.cpp:3:1: error: no such thing\nerror: later\n')
+        return 1
+    monkeypatch.setattr(operators, '_run', fail)
+    said = line(capsys, '--wheels', tmp_path, code=1)
+    assert 'nms.cpp:3:1: error: no such thing;' in said
+    assert str(tmp_path / 'torch-2.14.1' / 'build.log') in said
+
+
+def test_a_wheel_of_this_mmcv_python_and_pytorch_is_taken(stack, tmp_path, monkeypatch):
+    stack(**WHOLE)
+    folder = tmp_path / 'torch-2.14.1'
+    folder.mkdir()
+    for name in (f'onedl_mmcv-2.3.5-{TAG}-x.whl', 'onedl_mmcv-2.3.6-cp27-x.whl',
+                 f'onedl_mmcv-2.3.6-{TAG}-x.whl'):
+        (folder / name).touch()
+    taken = []
+    monkeypatch.setattr(operators, 'install', taken.append)
+    operators.main(['--wheels', str(tmp_path)])
+    assert taken == [folder / f'onedl_mmcv-2.3.6-{TAG}-x.whl']
+
+
+def test_the_compiler_is_told_the_newer_standard_last(tmp_path):
+    wrapped = operators._with_standard(tmp_path / 'cxx', '/bin/echo')
+    said = subprocess.run([wrapped, '-std=c++17', 'a b.cpp'], capture_output=True, text=True)
+    assert said.stdout == '-std=c++17 a b.cpp -std=c++20 -g0\n'
+
+
+def test_what_pip_says_is_kept_and_its_exit_code_too(tmp_path):
+    code = 'print("[3/7] c++ nms.o"); print("done"); raise SystemExit(3)'
+    assert operators._run([sys.executable, '-c', code], {}, tmp_path / 'log') == 3
+    assert (tmp_path / 'log').read_text() == '[3/7] c++ nms.o\ndone\n'
+
+
+def test_the_official_mmcv_has_no_sources_here(stack):
+    stack(torch='2.14.1', mmcv_lite='2.2.0')
+    with pytest.raises(operators.InputError, match='without mmcv or mmcv-lite'):
+        operators.source()
+
+
+def test_a_wheel_that_does_not_load_is_an_error(monkeypatch, tmp_path):
+    done = []
+
+    def run(command, **_):
+        done.append(command)
+        failed = command[1] == '-c'
+        return subprocess.CompletedProcess(command, int(failed), '', 'x\nImportError: symbol')
+    monkeypatch.setattr(operators.subprocess, 'run', run)
+    with pytest.raises(operators.RunError, match='does not load: ImportError: symbol'):
+        operators.install(tmp_path / 'a.whl')
+    assert '--no-deps' in done[0]
+
+
+def test_the_version_of_an_installed_package_is_told():
+    assert operators.installed('torch') == version('torch')
