@@ -6,6 +6,12 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
+from mmeffnet.engine.coco_checks import (
+    check_annotations,
+    check_categories,
+    check_predictors,
+    classes_of,
+)
 from mmeffnet.errors import InputError
 
 LAYOUTS = {
@@ -22,7 +28,7 @@ def data_problem(cfg: Config, loader: str) -> str | None:
     """What is wrong with the files that a dataloader of the config names, None for nothing.
 
     To be asked when a data set could not be built: some download what they need, so that
-    a missing folder alone is no mistake.
+    a missing folder alone is no mistake. Raises InputError for classes that are no categories.
     """
     for field, dataset in _dataset_configs((cfg.get(loader) or {}).get('dataset'),
                                            f'{loader}.dataset'):
@@ -34,7 +40,15 @@ def data_problem(cfg: Config, loader: str) -> str | None:
             hidden = path.is_dir() and _hidden_folders(path)
             if hidden:
                 return _hidden_message(hidden)
+            classes = classes_of(dataset) if name == 'ann_file' else None
+            if classes:
+                check_categories(path, classes, loader)
     return None
+
+
+def no_sample(error: Exception) -> bool:
+    """Whether an error is MMEngine's way to say that nothing is left of a data set."""
+    return 'need at least one array to concatenate' in str(error)  # numpy's words, of packing
 
 
 def data_source(cfg: Config, loader: str) -> str:
@@ -45,14 +59,16 @@ def data_source(cfg: Config, loader: str) -> str:
     return f' (ann_file {", ".join(map(repr, files))})' if files else ''
 
 
-def check_dataset(dataset, model: nn.Module, loader: str) -> None:
-    """Refuse classes and labels that a classifier of ``model`` cannot have.
+def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0) -> None:
+    """Refuse classes and labels that ``model`` cannot have.
 
-    Does nothing for models without ``head.num_classes`` (detectors, segmenters).
+    most_missing: pictures of a COCO data set that may lack their file.
     Raises InputError naming the data set and both numbers.
     """
     num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
     for part in _parts(dataset):
+        check_annotations(part, loader, most_missing)
+        check_predictors(part, model, loader)
         folders = getattr(part, 'folder_to_idx', None) or {}
         hidden = [folder for folder in folders if folder.startswith('.')]
         if hidden:

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from mmeffnet.engine import adjust, execution, pretrained
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.config import explain, load_config
-from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
+from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source, no_sample
 from mmeffnet.engine.saving import claim
 from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
@@ -170,10 +170,16 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         except Exception as error:
             # A TypeError is a key that is not known, and no file is to blame for it.
             problem = None if isinstance(error, TypeError) else data_problem(cfg, loader)
-            raise InputError(problem or f'{loader}{data_source(cfg, loader)}: '
-                             f'{explain(error, cfg)}') from error
-        check_dataset(dataset, model, loader)
+            text = ('no sample is left; look at its filter_cfg, indices and classes'
+                    if no_sample(error) else explain(error, cfg))
+            raise InputError(problem or f'{loader}{data_source(cfg, loader)}: {text}') from error
+        check_dataset(dataset, model, loader, _max_skips(cfg) if stage == 'train' else 0)
     return runner
+
+
+def _max_skips(cfg: Config) -> int:
+    """How many pictures of the training may be left out."""
+    return ((cfg.get('default_hooks') or {}).get('samples') or {}).get('max_skips') or 0
 
 
 def _notice_batch_size(cfg: Config) -> None:

@@ -1,0 +1,116 @@
+"""Checks of what detectors and segmenters are trained on; knows mmdet and mmseg by attributes."""
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS
+from torch import nn
+
+from mmeffnet.errors import InputError, one_line
+
+# Parts of a detector or segmenter that predict the classes of the data set.
+PREDICTORS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+NAMED = 5  # names in a message
+
+
+def check_predictors(dataset, model: nn.Module, loader: str) -> None:
+    """Refuse another number of classes in a head than in the data set; InputError names both."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not classes or isinstance(classes, str):
+        return
+    for field, number in _class_numbers(model):
+        if number != len(classes):
+            raise InputError(f'{loader}: the data set has {len(classes)} classes and the model '
+                             f'has {number}: set {field}.num_classes={len(classes)}')
+
+
+def _class_numbers(model: nn.Module) -> Iterator[tuple[str, int]]:
+    for owner, path in ((model, 'model'), (getattr(model, 'roi_head', None), 'model.roi_head')):
+        for name in PREDICTORS:
+            heads = getattr(owner, name, None)
+            several = isinstance(heads, nn.ModuleList)
+            for i, head in enumerate(heads if several else [heads]):
+                number = getattr(head, 'num_classes', None)
+                if isinstance(number, int):
+                    yield f'{path}.{name}' + (f'.{i}' if several else ''), number
+
+
+def check_annotations(dataset, loader: str, most_missing: int = 0) -> None:
+    """Refuse a COCO data set that would train on something else than its config says.
+
+    most_missing: pictures that may lack their file. Raises InputError for classes that the
+    annotation file does not have or has in another order, and for pictures that are not there;
+    warns of annotations whose category is no class of the config.
+    """
+    if not hasattr(dataset, 'cat_ids') or not Path(dataset.ann_file).is_file():
+        return
+    check_categories(dataset.ann_file, dataset.metainfo['classes'], loader)
+    _check_pictures(dataset, loader, most_missing)
+
+
+def classes_of(dataset: dict) -> tuple[str, ...] | None:
+    """The classes that the config of a COCO data set means, None for another kind."""
+    kind = dataset['type']
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # of the project of this run
+            kind = registry.get(kind)
+    if not hasattr(kind, 'COCOAPI'):
+        return None
+    return tuple((dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes'])
+
+
+def check_categories(ann_file, classes: Sequence[str], loader: str) -> None:
+    """Refuse classes that the categories of a COCO file are not; InputError names both."""
+    where, classes = repr(str(ann_file)), tuple(classes)
+    try:
+        content = json.loads(Path(ann_file).read_bytes())
+    except ValueError as error:
+        raise InputError(f'{loader}: {where} is no JSON ({one_line(error)}): it is torn or of '
+                         'another kind') from error
+    categories = {item['id']: item['name'] for item in content['categories']}
+    ordered = tuple(name for name in categories.values() if name in classes)
+    missing = [name for name in classes if name not in ordered]
+    if missing:
+        raise InputError(
+            f'{loader}: {where} has no category {_few(map(repr, missing))}, which the classes of '
+            f'the data set name; its categories are {_few(map(repr, categories.values()))}. Set '
+            f'{loader}.dataset.metainfo.classes to them and num_classes of the heads to '
+            f'{len(categories)}')
+    if ordered != classes:  # mmdet numbers by the file and names by the config
+        raise InputError(
+            f'{loader}: {where} has the categories in another order than the classes of the data '
+            f'set, and boxes would get wrong names: set {loader}.dataset.metainfo.classes='
+            f'{ordered!r}')
+    lost = Counter(item['category_id'] for item in content.get('annotations', ())
+                   if categories.get(item['category_id']) not in classes)
+    if lost:
+        names = (f'{categories.get(number, number)!r} ({count:,})'
+                 for number, count in lost.most_common())
+        print_log(f'{loader}: {sum(lost.values()):,} annotations in {where} are left out, for '
+                  f'their category is no class of the data set: {_few(names)}', 'current',
+                  level=logging.WARNING)
+
+
+def _check_pictures(dataset, loader: str, most_missing: int) -> None:
+    paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+    # Folders are listed once: asking for each of 118,000 files takes minutes on slow storage.
+    listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+              for folder in {path.parent for path in paths}}
+    missing = [path for path in paths if path.name not in listed[path.parent]]
+    if not missing:
+        return
+    text = (f'{loader}: {len(missing):,} of {len(paths):,} pictures of '
+            f'{str(dataset.ann_file)!r} are not there: {_few(repr(str(p)) for p in missing)}')
+    if len(missing) > most_missing:
+        raise InputError(f'{text}. Bring them, take them out of the file, or leave up to N '
+                         'pictures out with default_hooks.samples.max_skips=N')
+    print_log(text, 'current', level=logging.WARNING)
+
+
+def _few(names) -> str:
+    names = list(names)
+    more = f' and {len(names) - NAMED:,} more' if len(names) > NAMED else ''
+    return ', '.join(names[:NAMED]) + more

@@ -1,0 +1,162 @@
+"""COCO data as it is found: odd pictures are trained on, and wrong files are named in one line."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool
+from downstream import need
+from PIL import Image
+from torch import nn
+
+need('mmdet', 'mmcv._ext')
+
+from mmdet.datasets import CocoDataset  # noqa: E402
+
+from mmeffnet.engine.data_checks import check_dataset  # noqa: E402
+from mmeffnet.errors import InputError  # noqa: E402
+
+# Height and width, and boxes, one of them hanging over the border and one around everything.
+PICTURES = [((64, 64), [[5, 5, 30, 30]]), ((40, 90), []), ((90, 33), [[-4, 60, 20, 50]]),
+            ((1, 1), []), ((70, 70), [[0, 0, 70, 70], [69, 69, 1, 1]]), ((1, 1), [[0, 0, 1, 1]])]
+CONFIG = '''
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+model = dict(
+    backbone=dict(_delete_=True, type='mmeffnet.EfficientNet', out_indices=(1, 2),
+                  arch=dict(stem=8, head=16, stages=dict(
+                      a=dict(block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1),
+                      b=dict(block='mbconv', kernel=3, stride=2, expand=2, channels=16,
+                             repeats=1)))),
+    neck=dict(in_channels=[8, 16], out_channels=16, start_level=0, num_outs=3),
+    bbox_head=dict(num_classes=2, in_channels=16, feat_channels=16, stacked_convs=1,
+                   anchor_generator=dict(strides=[4, 8, 16])),
+    test_cfg=dict(score_thr=0.0))
+_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+             dict(type='Resize', scale_factor=1.0), dict(type='PackDetInputs', meta_keys=(
+                 'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+_data = dict(dataset=dict(data_root='coco/', ann_file='boxes.json', data_prefix=dict(img=''),
+                          metainfo=dict(classes=('square', 'circle')), pipeline=_pipeline),
+             num_workers=0, persistent_workers=False)
+train_dataloader = dict(batch_size=%d, batch_sampler=None, **_data)
+train_dataloader['dataset'].update(filter_cfg=dict(filter_empty_gt=False, min_size=0))
+val_dataloader = _data
+test_dataloader = _data
+val_evaluator = dict(ann_file='coco/boxes.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+'''
+
+
+def content(pictures=PICTURES):
+    """What an annotation file holds: squares in the first classes."""
+    images = [dict(id=i, file_name=f'{i}.png', height=h, width=w)
+              for i, ((h, w), _) in enumerate(pictures)]
+    boxes = [dict(image_id=i, category_id=1, bbox=box, area=box[2] * box[3], iscrowd=0)
+             for i, (_, some) in enumerate(pictures) for box in some]
+    return dict(images=images, annotations=[dict(id=i + 1, **box) for i, box in enumerate(boxes)],
+                categories=[dict(id=1, name='square'), dict(id=5, name='circle')])
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Write pictures and an annotation file that ``change`` has been made to: a folder."""
+    def write(change=lambda made: None):
+        folder = tmp_path / 'coco'
+        folder.mkdir()
+        for i, ((h, w), _) in enumerate(PICTURES):
+            Image.fromarray(np.full((h, w, 3), 40 * i, np.uint8)).save(folder / f'{i}.png')
+        made = content()
+        change(made)
+        (folder / 'boxes.json').write_text(json.dumps(made))
+        return folder
+    return write
+
+
+def check(folder, classes=('square', 'circle'), heads=None, most_missing=0, **filter_cfg):
+    dataset = CocoDataset(ann_file=str(folder / 'boxes.json'), data_prefix=dict(img=str(folder)),
+                          metainfo=dict(classes=classes), pipeline=[], filter_cfg=filter_cfg)
+    model = nn.Module()
+    for name, number in (heads or {}).items():
+        head = nn.Module()
+        head.num_classes = number
+        model.add_module(name, head)
+    check_dataset(dataset, model, 'train_dataloader', most_missing)
+    return dataset
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_pictures_of_any_size_with_or_without_objects_train_and_evaluate(coco, tmp_path, batch):
+    coco()
+    (tmp_path / 'detector.py').write_text(CONFIG % batch)
+    result = run_tool('train.py', 'detector.py', '--work-dir', 'out', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'coco/bbox_mAP' in result.stdout
+    state = torch.load(tmp_path / 'out/epoch_1.pth', weights_only=True)['state_dict']
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_a_category_that_the_config_does_not_know_is_left_out_and_counted(coco, said):
+    def change(made):
+        made['categories'].append(dict(id=9, name='star'))
+        made['annotations'][1]['category_id'] = 9
+    dataset = check(coco(change))
+    (line, ) = [line for line in said if 'left out' in line]
+    assert "1 annotations in" in line
+    assert "is no class of the data set: 'star' (1)" in line
+    assert sum(len(dataset.get_data_info(i)['instances']) for i in range(len(dataset))) == 4
+
+
+def test_a_class_that_the_file_does_not_have_is_named(coco):
+    folder = coco()
+    with pytest.raises(InputError, match=r"has no category 'person', .* are 'square', 'circle'\. "
+                                         r'Set train_dataloader\.dataset\.metainfo\.classes'):
+        check(folder, classes=('person', 'square'))
+
+
+def test_classes_in_another_order_than_the_file_are_refused(coco):
+    """mmdet numbers by the file and names by the config: every name would be wrong."""
+    folder = coco()
+    with pytest.raises(InputError, match=r"another order .*classes=\('square', 'circle'\)"):
+        check(folder, classes=('circle', 'square'))
+
+
+def test_pictures_that_are_not_there_are_named_before_the_first_step(coco):
+    folder = coco()
+    for i in (1, 4):
+        (folder / f'{i}.png').unlink()
+    with pytest.raises(InputError, match=r"2 of 6 pictures of .*boxes\.json.* are not there: "
+                                         r".*1\.png.*4\.png.*max_skips=N"):
+        check(folder)
+
+
+def test_pictures_that_are_not_there_may_be_left_out(coco, said):
+    folder = coco()
+    (folder / '1.png').unlink()
+    check(folder, most_missing=1)
+    assert [line for line in said if '1 of 6 pictures' in line]
+
+
+@pytest.mark.parametrize(('changed', 'words'), [
+    ("train_dataloader['dataset']['filter_cfg'] = dict(min_size=500)", 'no sample is left'),
+    # COCO's 80 classes, of which the file has none; mmdet would filter every picture away.
+    ("train_dataloader['dataset']['metainfo'] = None", "no category 'person', 'bicycle'"),
+    ("train_dataloader['dataset']['ann_file'] = 'torn.json'", 'is no JSON')])
+def test_what_leaves_no_sample_is_said_in_one_line(coco, tmp_path, changed, words):
+    folder = coco()
+    (folder / 'torn.json').write_text((folder / 'boxes.json').read_text()[:200])
+    apart = "train_dataloader = __import__('copy').deepcopy(train_dataloader)"
+    (tmp_path / 'detector.py').write_text(f'{CONFIG % 1}\n{apart}\n{changed}\n')
+    result = run_tool('train.py', 'detector.py', cwd=tmp_path)
+    assert result.returncode == 2
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith('error: train_dataloader')
+    assert words in line
+
+
+@pytest.mark.parametrize('name', ['bbox_head', 'mask_head', 'decode_head'])
+def test_a_head_with_another_number_of_classes_is_named(coco, name):
+    folder = coco()
+    with pytest.raises(InputError, match=rf'has 2 classes and the model has 80: set model\.{name}'
+                                         r'\.num_classes=2'):
+        check(folder, heads={name: 80})
+    check(folder, heads={name: 2})
