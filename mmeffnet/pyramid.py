@@ -41,6 +41,11 @@ def check_model(model: Mapping | None) -> None:
         info = feature_info(
             backbone.get('arch', 'b0'), backbone.get('out_indices', (-1, )),
             scaling=backbone.get('scaling'), output_stride=backbone.get('output_stride'))
+        if part.get('pretrained') is not None:  # mmseg's configs hold a ResNet there
+            raise InputError(
+                f'{path}.pretrained={part["pretrained"]!r}: our backbone takes weights by '
+                "init_cfg; write pretrained=None and init_cfg=dict(type='Pretrained', "
+                'checkpoint=...) in the backbone')
         necks = _as_list(part.get('neck'))
         if necks:
             _check_channels(f'{path}.neck', necks[0], info, backbone)

@@ -57,9 +57,10 @@ def test_prefix_alone_builds_the_scaling(python):
 
 
 @pytest.mark.parametrize(('missing', 'words'), [
-    ('mmdet', 'needs mmdet, which is not installed. Run: pip install onedl-mmdetection'),
-    ('mmseg', 'needs mmseg, which is not installed. Run: pip install onedl-mmsegmentation'),
-    ('mmcv._ext', 'needs the compiled operators of mmcv, which is not installed. Run: ')])
+    ('mmdet', 'needs mmdet, which is not installed. Run: pip install "mmeffnet[detection]"'),
+    ('mmseg', 'needs mmseg, which is not installed. Run: pip install "mmeffnet[segmentation]"'),
+    ('mmcv._ext', 'needs the compiled operators of mmcv, which is not installed. Run: '
+     'python tools/build_operators.py')])
 def test_type_of_a_project_that_is_missing_names_the_command(python, tmp_path, missing, words):
     (tmp_path / 'neck.py').write_text(f'import {missing}')
     assert words in python(f'''
@@ -186,6 +187,38 @@ def test_unknown_config_is_refused_naming_the_nearest():
     near = "did you mean 'efficientnet/efficientnet-b3_8xb32_in1k.py'"
     with pytest.raises(FileNotFoundError, match=f'ships no config .*{near}'):
         mmeffnet.config_path('efficientnet/efficientnet-b3_8xb32.py')
+
+
+def test_a_config_of_another_package_is_found_by_path(python):
+    assert python('''
+        import mmeffnet
+        from pathlib import Path
+        print(Path(mmeffnet.config_path('mmpretrain::resnet/resnet18_8xb32_in1k.py')).is_file())
+    ''') == 'True'
+
+
+def test_a_config_of_a_package_that_is_missing_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    with pytest.raises(ModuleNotFoundError, match=r"mmseg is not installed.*'fcn/some\.py'.*"
+                                                  r'pip install "mmeffnet\[segmentation\]"'):
+        mmeffnet.config_path('mmseg::fcn/some.py')
+
+
+def test_a_package_whose_fork_has_another_name_is_found(python, tmp_path):
+    """MMEngine looks mmseg up as the distribution mmsegmentation, which its fork is not."""
+    configs = tmp_path / 'mmseg' / '.mim' / 'configs' / 'fcn'
+    configs.mkdir(parents=True)
+    (tmp_path / 'mmseg' / '__init__.py').touch()
+    (configs / 'base.py').write_text('a = 1\n')
+    (configs.parents[1] / 'model-index.yml').write_text('Import: []\n')
+    (tmp_path / 'child.py').write_text("_base_ = 'mmseg::fcn/base.py'\n")
+    assert python('''
+        import sys
+        sys.path.insert(0, '.')
+        import mmeffnet
+        from mmengine.config import Config
+        print(Config.fromfile('child.py').a)
+    ''') == '1'
 
 
 # Without a stack.
