@@ -21,17 +21,18 @@ PHOTOGRAPHS = {
     'val': ('chelsea.png', 'camera.png', 'gravel.png', 'hubble_deep_field.jpg'),
 }
 STAMP = 'scenes.json'
-VERSION = 1
+VERSION = 2
 
 MOST_DIGITS = 5
 EMPTY_EVERY = 16       # one scene of so many has no digit
-SIDES = (20, 44)       # of a digit, in pixels
-VISIBLE = 0.6          # least share of a digit's ink inside the picture
-INK = 0.4              # what counts as the digit: pixels with more ink than this
+SIDES = (28, 56)       # of a digit, in pixels
+VISIBLE = 0.75         # least share of a digit's ink inside the picture
+OPACITY = 1.5          # of the ink: a pen's pale strokes would be lost on gravel and fur
+INK = 0.5              # what counts as the digit: pixels with more ink than this
 QUALITY = 92           # of the JPEG files
 
 
-def make_scenes(root: Path | str, *, train: int = 600, val: int = 120, size: int = 160,
+def make_scenes(root: Path | str, *, train: int = 2400, val: int = 120, size: int = 160,
                 seed: int = 0) -> None:
     """Make the scenes in ``root``, unless they are there.
 
@@ -150,7 +151,7 @@ def _place(rng, digit: np.ndarray, taken: np.ndarray, tries: int = 20) -> np.nda
     """The ink of an enlarged digit in a picture like ``taken``, where nothing lies yet."""
     side = int(rng.integers(SIDES[0], SIDES[1] + 1))
     large = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC))
-    large = large.clip(0, 1)
+    large = (OPACITY * large).clip(0, 1)
     size, margin = len(taken), side // 2
     for _ in range(tries):
         top, left = rng.integers(-margin, size - side + margin + 1, 2)
@@ -168,7 +169,7 @@ def _place(rng, digit: np.ndarray, taken: np.ndarray, tries: int = 20) -> np.nda
 def _paint(rng, picture: np.ndarray, ink: np.ndarray) -> np.ndarray:
     """Tinted ink over a picture, light where it is dark and dark where it is light."""
     below = picture[ink > INK].mean()
-    tint = rng.uniform(0, 90, 3) if below > 127 else rng.uniform(165, 255, 3)
+    tint = rng.uniform(0, 80, 3) if below > 127 else rng.uniform(175, 255, 3)
     return picture + ink[..., None] * (tint.astype(np.float32) - picture)
 
 

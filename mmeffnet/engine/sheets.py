@@ -12,6 +12,8 @@ from mmeffnet.registry import HOOKS
 COLUMNS = 4
 SIDE = 2.6        # of a picture on the sheet, in inches
 SCORE = 0.3       # the least score of a box that is drawn
+LABEL = 0.06      # height of a label, as a share of the picture
+GAP = 3           # pixels between picture and masks
 # Told apart by colour-blind eyes, and on photographs.
 FOUND, TRUE = '#56b4e9', '#f0e442'
 
@@ -104,8 +106,10 @@ def _draw_boxes(axis, picture: np.ndarray, sample, metainfo: dict, score: float)
         axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=FOUND, linewidth=1))
         classes = metainfo.get('classes') or ()
         name = classes[label] if label < len(classes) else label
-        axis.text(x1, y1 - 1, f'{name} {value:.2f}', color='black', fontsize=6, va='bottom',
-                  bbox=dict(facecolor=FOUND, edgecolor='none', pad=0.8), clip_on=True)
+        room = y1 > LABEL * len(picture)  # above the box, else the label goes inside
+        axis.text(x1, y1 - 1 if room else y1 + 1, f'{name} {value:.2f}', color='black', fontsize=6,
+                  va='bottom' if room else 'top', clip_on=True,
+                  bbox=dict(facecolor=FOUND, edgecolor='none', pad=0.8))
 
 
 def _boxes(instances) -> list:
@@ -121,4 +125,6 @@ def _draw_masks(axis, picture: np.ndarray, sample, metainfo: dict, score: float)
             labels = sample.get(name).data[0].numpy()
             known = labels < len(palette)
             panels.append(np.where(known[..., None], palette[np.where(known, labels, 0)], 128))
-    axis.imshow(np.concatenate([p.astype(np.uint8) for p in panels], axis=1))
+    gap = np.full((len(picture), GAP, 3), 255)
+    row = [part for panel in panels for part in (gap, panel)][1:]
+    axis.imshow(np.concatenate(row, axis=1).astype(np.uint8))

@@ -10,6 +10,7 @@ from mmeffnet.datasets import scenes
 from mmeffnet.datasets.digit_images import digit_images
 from mmeffnet.datasets.scenes import make_scenes
 from mmeffnet.errors import InputError
+from mmeffnet.version import EXTRAS
 
 pytestmark = pytest.mark.skipif(find_spec('skimage') is None,
                                 reason='no photographs: pip install scikit-image')
@@ -131,19 +132,39 @@ def test_a_wrong_number_is_named(tmp_path, name, value):
         make_scenes(tmp_path / 'scenes', **{**FEW, name: value})
 
 
-def test_detection_and_segmentation_data_sets_read_the_scenes(made):
-    pytest.importorskip('mmdet', reason='needs pip install onedl-mmdetection')
-    pytest.importorskip('mmcv._ext', reason='needs the compiled operators of mmcv')
+def data_set(kind, root, needed, **options):
+    for module in needed:
+        pytest.importorskip(module, reason=EXTRAS[module.partition('.')[0]])
     from mmengine.registry import DATASETS
-    boxes = DATASETS.build(dict(type='mmeffnet.DigitScenes', split='val', data_root=str(made),
-                                scenes=FEW, test_mode=True))
-    first = boxes.get_data_info(0)
+    return DATASETS.build(dict(type=kind, split='val', data_root=str(root), scenes=FEW,
+                               test_mode=True, **options))
+
+
+def test_the_detection_data_set_reads_the_scenes(made):
+    boxes = data_set('mmeffnet.DigitScenes', made, ('mmdet', 'mmcv._ext'))
     wanted = [item for item in annotations(made, 'val')['annotations'] if item['image_id'] == 0]
     assert len(boxes) == 17
-    assert [item['bbox_label'] for item in first['instances']] == [
+    assert [item['bbox_label'] for item in boxes.get_data_info(0)['instances']] == [
         item['category_id'] - 1 for item in wanted]
-    pytest.importorskip('mmseg', reason='needs pip install onedl-mmsegmentation')
-    masks = DATASETS.build(dict(type='mmeffnet.DigitMasks', split='val', data_root=str(made),
-                                scenes=FEW, test_mode=True))
+
+
+def test_the_segmentation_data_set_reads_the_scenes(made):
+    masks = data_set('mmeffnet.DigitMasks', made, ('mmseg', ))
     assert len(masks) == 17
     assert masks.get_data_info(0)['seg_map_path'].endswith('masks/val/00000.png')
+
+
+def test_all_digits_may_be_one_class(made):
+    from mmengine.registry import init_default_scope
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    pytest.importorskip('mmseg', reason=EXTRAS['mmseg'])
+    init_default_scope('mmseg')
+    ten = data_set('mmeffnet.DigitMasks', made, ('mmseg', ), pipeline=load)
+    one = data_set('mmeffnet.DigitMasks', made, ('mmseg', ), pipeline=load,
+                   metainfo=dict(classes=('background', 'digit')))
+    assert one.metainfo['classes'] == ('background', 'digit')
+    assert len(one.metainfo['palette']) == 2
+    for i in range(len(ten)):
+        labels = ten[i]['gt_seg_map']
+        np.testing.assert_array_equal(one[i]['gt_seg_map'], labels > 0)
+    assert labels.max() > 1

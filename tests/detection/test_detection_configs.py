@@ -1,14 +1,11 @@
 """The detection configs: short, right in every number, and they train."""
 import re
-from importlib.util import find_spec
 
 import pytest
 import torch
+from downstream import need
 
-for needed in ('mmdet', 'mmcv._ext'):
-    if find_spec(needed) is None:
-        pytest.skip('needs mmdet and the compiled operators of mmcv: docs/downstream.md',
-                    allow_module_level=True)
+need('mmdet', 'mmcv._ext')
 
 from mmdet.registry import MODELS  # noqa: E402
 from mmdet.testing import demo_mm_inputs  # noqa: E402

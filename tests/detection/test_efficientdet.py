@@ -1,10 +1,10 @@
 """EfficientDet against effdet: features, predictions, anchors, losses and sizes."""
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from downstream import need
 
 import mmeffnet
 from mmeffnet.detection.family import EFFICIENTDETS, get_efficientdet
@@ -12,10 +12,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.pyramid import check_model
 
 effdet = pytest.importorskip('effdet', reason='effdet is the judge: pip install effdet')
-for needed in ('mmdet', 'mmcv._ext'):
-    if find_spec(needed) is None:
-        pytest.skip('needs mmdet and the compiled operators of mmcv: docs/downstream.md',
-                    allow_module_level=True)
+need('mmdet', 'mmcv._ext')
 
 from effdet.anchors import AnchorLabeler, Anchors  # noqa: E402
 from effdet.loss import DetectionLoss  # noqa: E402
