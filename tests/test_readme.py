@@ -29,7 +29,12 @@ BY_CI = ['pip install -e ".[openmmlab]" && python tools/train.py '
          'configs/quickstart/efficientnet-b0_digits.py',
          'python tools/test.py configs/quickstart/efficientnet-b0_digits.py '
          'work_dirs/efficientnet-b0_digits/epoch_8.pth',
-         'pip install -e ".[openmmlab,tests]" && pytest']
+         'pip install -e ".[openmmlab,tests]" && pytest',
+         'pip install -e ".[detection]" && python tools/build_operators.py',
+         # In small by tests/detection and tests/segmentation.
+         'python tools/train.py configs/quickstart/retinanet_effb0_digits.py',
+         'pip install -e ".[segmentation]"',
+         'python tools/train.py configs/quickstart/fpn_effb0_digits.py']
 
 
 def test_every_command_is_run_here_or_by_ci():

@@ -1,5 +1,5 @@
-# EfficientDet-D0; the configs of the others change its numbers. BatchNorm is synchronised, as in the
-# paper, and starts anew on boxes.
+# EfficientDet-D0; the configs of the others change its numbers. BatchNorm is synchronised, as in
+# the paper.
 _norm = dict(type='SyncBN')
 model = dict(
     type='mmeffnet.EfficientDet',
