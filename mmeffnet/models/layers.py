@@ -21,12 +21,18 @@ def same_padding(size, kernel: int, stride: int, dilation: int = 1):
     return total if reach >= stride else max(total, 0)
 
 
+def _open_size(x) -> bool:
+    """Whether torch.export leaves the size open, and may not ask whether a number is odd."""
+    return torch.compiler.is_exporting() and any(
+        isinstance(size, torch.SymInt) for size in x.shape[-2:])
+
+
 @torch.fx.wrap
 def conv2d_same(x, weight, bias, stride, dilation, groups):
     """``F.conv2d`` with SAME padding; copies the input only where padding is lopsided."""
     total = [same_padding(size, kernel, s, d) for size, kernel, s, d in zip(
         x.shape[-2:], weight.shape[-2:], stride, dilation)]
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing() or _open_size(x):
         # Sizes are traced here: keep the arithmetic in the graph, so that the traced
         # network is right at every size and not only at the size it was traced with.
         (top, left), (bottom, right) = [t // 2 for t in total], [t - t // 2 for t in total]

@@ -115,7 +115,8 @@ def test_deployed_weights_load_where_the_config_says_deploy(tmp_path):
     expected = outputs(backbone, image)
     backbone.switch_to_deploy()
     torch.save(dict(state_dict=backbone.state_dict()), tmp_path / 'deployed.pth')
-    again = MODELS.build(dict(type='EfficientNet', out_indices=OUTPUTS, deploy=True)).double()
+    again = MODELS.build(dict(type='mmeffnet.EfficientNet', out_indices=OUTPUTS,
+                              deploy=True)).double()
     load_checkpoint(again, str(tmp_path / 'deployed.pth'), strict=True)
     assert_close(outputs(again, image), expected)
 

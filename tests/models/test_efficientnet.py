@@ -34,10 +34,11 @@ def names_of(network, *kinds):
     return {type(m).__name__ for m in network.modules() if type(m).__name__ in kinds}
 
 
-def test_arguments_are_those_of_mmpretrain_and_three_more():
+def test_arguments_are_those_of_mmpretrain_and_four_more():
     from mmpretrain.models import EfficientNet as Theirs
     ours, theirs = (list(inspect.signature(cls).parameters) for cls in (EfficientNet, Theirs))
-    assert ours == [*theirs, 'in_channels', 'scaling', 'output_stride']  # in their order, too
+    # In their order, too.
+    assert ours == [*theirs, 'in_channels', 'scaling', 'output_stride', 'deploy']
 
 
 def test_misspelt_argument_is_refused_when_built():
