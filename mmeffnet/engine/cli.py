@@ -35,7 +35,7 @@ def test_parser() -> argparse.ArgumentParser:
     """Arguments of tools/test.py."""
     parser = argparse.ArgumentParser(description='Test a model.')
     parser.add_argument('config', help='path of a config')
-    parser.add_argument('checkpoint', help='path of a checkpoint')
+    parser.add_argument('checkpoint', help='path of a checkpoint, or a file of tools/export.py')
     _common(parser)
     parser.add_argument('--out', metavar='FILE', help='write results to this file')
     parser.add_argument('--out-item', choices=('metrics', 'pred'),

@@ -23,6 +23,8 @@ from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source
 from mmeffnet.engine.saving import claim
 from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
+from mmeffnet.export.evaluation import take_over
+from mmeffnet.export.runtime import is_exported
 from mmeffnet.pyramid import check_model
 from mmeffnet.weights.sources import WEIGHTS_ONLY
 
@@ -48,15 +50,24 @@ def train(args: Namespace) -> None:
 
 
 def test(args: Namespace) -> None:
-    """tools/test.py. Exits with 2 and one line where the input is wrong."""
+    """tools/test.py. Exits with 2 and one line where the input is wrong.
+
+    An exported file may take the checkpoint's place.
+    """
     with one_line_errors():
         _check_output(args.out, args.out_item)
         cfg = _prepare(args)
         adjust.for_testing(cfg, args)
         adjust.surviving(cfg)
-        pretrained.for_testing(cfg)
+        exported = is_exported(cfg.load_from)
+        if not exported:
+            pretrained.for_testing(cfg)
+        checkpoint, cfg.load_from = cfg.load_from, None if exported else cfg.load_from
         runner = _build(cfg, ['test'])
-        load_whole(cfg.load_from, bare_model(runner.model))
+        if exported:
+            take_over(bare_model(runner.model), checkpoint)
+        else:
+            load_whole(checkpoint, bare_model(runner.model))
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         metrics = _start(runner.test, runner, cfg)

@@ -74,14 +74,14 @@ def _compared(entry: Entry, cfg) -> Iterator[tuple]:
         yield 'padding', entry.padding, {'Conv2d': 'symmetric', 'same': 'same'}.get(conv)
         norm = backbone.get('norm_cfg') or {}
         yield 'BatchNorm eps', entry.eps, norm.get('eps', BATCH_NORM_EPS)
-    yield 'resolution', entry.resolution, _resolution(cfg)
+    yield 'resolution', entry.resolution, resolution_of(cfg)
 
 
 def _few(values) -> str:
     return '/'.join(f'{value:g}' for value in values)
 
 
-def _resolution(cfg) -> int | None:
+def resolution_of(cfg) -> int | None:
     """The side of the square that the test pipeline ends with."""
     if cfg.get('default_scope') != 'mmpretrain':
         return None

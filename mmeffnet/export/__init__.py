@@ -1,0 +1,1 @@
+"""Classifiers as files that need neither mmeffnet nor MMEngine: written, checked, run."""

@@ -1,0 +1,110 @@
+"""The command line of tools/export.py."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from mmengine.config import DictAction
+
+from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.export.runtime import FORMATS, SUFFIXES
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of tools/export.py."""
+    result = argparse.ArgumentParser(
+        description='Write a classifier as a file that needs neither mmeffnet nor MMEngine, and '
+        'hold it against PyTorch.')
+    add = result.add_argument
+    add('config', help='path of a config')
+    add('checkpoint', help='whatever tools/test.py takes')
+    add('--format', choices=SUFFIXES, default='onnx', help='onnx by default')
+    add('--out', type=Path, metavar='FILE', help='work_dirs/<config>/<checkpoint> with the '
+        'suffix of the format by default')
+    add('--size', type=int, nargs='+', metavar='PX', help='height and width of the images, or '
+        "one number for both; the config's by default")
+    add('--dynamic', default='', metavar='AXES', help="what stays open: 'batch', 'size' or "
+        "'batch,size'; nothing by default")
+    add('--preprocess', action='store_true', help='normalise inside the graph, which takes RGB '
+        'images of uint8 then')
+    number = result.add_mutually_exclusive_group()
+    number.add_argument('--half', action='store_true', help='float16, logits in float32')
+    number.add_argument('--int8', action='store_true', help='whole numbers of 8 bits, for '
+                        '--format onnx; needs --calib')
+    add('--calib', metavar='FOLDER', help='pictures that show --int8 the range of every value')
+    add('--classes', metavar='FILE', help='names of the classes, one a line')
+    add('--pictures', metavar='FOLDER', help='what the file is held against PyTorch on; two '
+        'photographs of scikit-learn by default')
+    add('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+        help='override keys of the config')
+    return result
+
+
+def main(argv=None) -> None:
+    """tools/export.py. Exits with 2 for wrong input, 1 where the file is not the network."""
+    args = parser().parse_args(argv)
+    with one_line_errors():
+        export(args)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the file, open it again, and compare."""
+    from mmeffnet.engine.config import load_config
+    from mmeffnet.export import check, formats, graph, quantize, runtime
+    dynamic = _axes(args.dynamic, args.format)
+    precision = 'float16' if args.half else 'int8' if args.int8 else 'float32'
+    _check_int8(args, dynamic)
+    cfg = load_config(args.config, args.cfg_options)
+    out = args.out or Path('work_dirs', Path(args.config).stem, Path(
+        args.checkpoint).stem).with_suffix(SUFFIXES[args.format])
+    if FORMATS.get(out.suffix) != args.format:
+        raise InputError(f'--out {str(out)!r}: a file of --format {args.format} ends with '
+                         f'{SUFFIXES[args.format]}')
+    pictures = check.real_pictures(args.pictures)
+    classifier = graph.read_classifier(cfg, args.checkpoint, args.classes)
+    if args.size:
+        classifier = dataclasses.replace(classifier, size=_size(args.size))
+    metadata = classifier.metadata(args.preprocess, config=Path(args.config).name,
+                                   checkpoint=Path(args.checkpoint).name, dynamic=list(dynamic),
+                                   precision=precision)
+    formats.write(classifier.deployed(args.preprocess, args.half), out, args.format,
+                  classifier.size, dynamic, metadata)
+    if args.int8:
+        quantize.quantize(out, quantize.images(cfg, args.calib), classifier, args.preprocess)
+    call, _ = runtime.open_exported(out)
+    try:
+        rows = check.compare(call, classifier, args.preprocess, pictures, dynamic,
+                             precision)
+    except Exception:
+        for path in {out, out.with_suffix('.bin')}:
+            path.unlink(missing_ok=True)  # nobody shall take it for the network
+        raise
+    for row in rows:
+        print(f'{row.size[0]} x {row.size[1]} px: logits within {row.difference:.1e} of the '
+              f'largest, best class equal on {row.same_class} of {row.pictures} pictures')
+    print(f'{out} ({out.stat().st_size / 1e6:.1f} MB)')
+
+
+def _check_int8(args: argparse.Namespace, dynamic: tuple) -> None:
+    if bool(args.calib) != args.int8:
+        raise InputError('--int8 and --calib FOLDER belong together')
+    if args.int8 and (args.format != 'onnx' or 'size' in dynamic):
+        raise InputError('--int8 is written as --format onnx, for images of one size')
+
+
+def _axes(text: str, kind: str) -> tuple[str, ...]:
+    from mmeffnet.export.formats import AXES
+    axes = tuple(filter(None, text.split(',')))
+    if not set(axes) <= set(AXES):
+        raise InputError(f'--dynamic {text!r} must be of {" and ".join(AXES)}, such as '
+                         "'batch,size'")
+    # A traced graph is open in all of them, whether that is asked for or not.
+    return AXES if kind == 'torchscript' else axes
+
+
+def _size(numbers: list[int]) -> tuple[int, int]:
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise InputError(f'--size {" ".join(map(str, numbers))}: give a height and a width in '
+                         'pixels, or one number for both')
+    return numbers[0], numbers[-1]

@@ -1,0 +1,53 @@
+"""An exported file in the place of a classifier's network, for tools/test.py."""
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmeffnet.errors import InputError
+from mmeffnet.export.runtime import open_exported
+
+
+class Graph(nn.Module):
+    """(N, 3, H, W) images to a tuple of (N, classes) logits, by an exported file on the CPU."""
+
+    def __init__(self, path, call, metadata: dict):
+        super().__init__()
+        self.path, self.call, self.metadata = path, call, metadata
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        size, dynamic = list(images.shape[-2:]), self.metadata['dynamic']
+        if 'size' not in dynamic and size != self.metadata['size']:
+            raise InputError(f'{str(self.path)!r} takes images of {self.metadata["size"]} px and '
+                             f'the pipeline gives {size}: export it for these with --size or '
+                             '--dynamic size')
+        groups = images.cpu().split(len(images) if 'batch' in dynamic else 1)
+        return torch.cat([self.call(group) for group in groups]).to(images.device),
+
+
+def take_over(model: nn.Module, path) -> None:
+    """Let an ImageClassifier predict by an exported file; data, head and metrics stay its own.
+
+    Raises InputError for another model, another number of classes, or another normalisation than
+    the file was exported with.
+    """
+    head = getattr(model, 'head', None)
+    if not isinstance(getattr(head, 'fc', None), nn.Linear):
+        raise InputError(f'an exported file is evaluated in an image classifier with a linear '
+                         f'head, and {type(model).__name__} is none')
+    call, metadata = open_exported(path)
+    if len(metadata['classes']) != head.fc.out_features:
+        raise InputError(f'{str(path)!r} has {len(metadata["classes"])} classes and the config has '
+                         f'{head.fc.out_features}')
+    preprocessor = model.data_preprocessor
+    if metadata['normalised_inside']:
+        preprocessor._enable_normalize = False
+    else:
+        for name in ('mean', 'std'):
+            given = getattr(preprocessor, name, None)
+            given = None if given is None else given.flatten().tolist()
+            if given != metadata[name]:
+                raise InputError(f'{str(path)!r} was exported for images with {name} '
+                                 f'{metadata[name]}, and the config has {given}')
+    model.backbone, model.neck = Graph(path, call, metadata), None
+    head.fc = nn.Identity()

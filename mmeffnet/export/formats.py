@@ -1,0 +1,85 @@
+"""How each format is written."""
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from mmeffnet.export.graph import Exportable
+from mmeffnet.export.runtime import KEY, METADATA, SUFFIXES, need
+from mmeffnet.files import whole
+
+OPSET = 20
+AXES = ('batch', 'size')  # what may be left open
+
+
+def write(network: Exportable, path: Path, kind: str, size: tuple[int, int], dynamic: tuple = (),
+          metadata: dict | None = None) -> None:
+    """Write a network as ``kind`` to ``path``, whole or not at all.
+
+    size: height and width of the images. dynamic: of ``AXES``; axes that are not named are
+    fixed. TorchScript's graphs are open in all of them.
+    """
+    text = json.dumps(metadata or {})
+    example = torch.zeros((2 if 'batch' in dynamic else 1, 3, *size),
+                          dtype=torch.uint8 if network.raw else torch.float32)
+    # Two files in OpenVINO's case: both take their place once both are written.
+    with tempfile.TemporaryDirectory(prefix='mmeffnet-export-') as folder, torch.no_grad():
+        made = Path(folder, path.name)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of exporters, about themselves
+            WRITERS[kind](network, example, made, dynamic, text)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == path.suffix):
+            with whole(path.with_name(file.name)) as part:
+                shutil.copyfile(file, part)
+
+
+def shapes(dynamic: tuple) -> dict | None:
+    """The axes of ``images`` that are open, for torch.export."""
+    names = {0: 'batch' in dynamic, 2: 'size' in dynamic, 3: 'size' in dynamic}
+    open_ = {axis: torch.export.Dim.DYNAMIC for axis, wanted in names.items() if wanted}
+    return {'images': open_} if open_ else None
+
+
+def program(network: Exportable, example: torch.Tensor, dynamic: tuple):
+    """The network as torch.export sees it."""
+    return torch.export.export(network, (example, ), dynamic_shapes=shapes(dynamic))
+
+
+def _write_onnx(network, example, path: Path, dynamic: tuple, text: str) -> None:
+    onnx = need('onnx')
+    need('onnxscript')
+    exported = torch.onnx.export(program(network, example, dynamic), (), None, dynamo=True,
+                                 input_names=['images'], output_names=['logits'],
+                                 opset_version=OPSET, verbose=False)
+    model = exported.model_proto
+    model.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=text))
+    onnx.checker.check_model(model)
+    onnx.save_model(model, str(path))
+
+
+def _write_torchscript(network, example, path: Path, dynamic: tuple, text: str) -> None:
+    # Traced, padding is computed from each image: such a graph is right at every size.
+    traced = torch.jit.trace(network, example, check_trace=False)
+    torch.jit.save(torch.jit.freeze(traced.eval()), str(path), _extra_files={METADATA: text})
+
+
+def _write_torch_export(network, example, path: Path, dynamic: tuple, text: str) -> None:
+    torch.export.save(program(network, example, dynamic), str(path), extra_files={METADATA: text})
+
+
+def _write_openvino(network, example, path: Path, dynamic: tuple, text: str) -> None:
+    openvino = need('openvino')
+    half = network.fc.weight.dtype == torch.float16
+    model = openvino.convert_model(program(network.float(), example, dynamic))
+    model.set_rt_info(text, [KEY])
+    openvino.save_model(model, str(path), compress_to_fp16=half)  # its weights, not its arithmetic
+
+
+WRITERS = {'onnx': _write_onnx, 'torchscript': _write_torchscript,
+           'torch-export': _write_torch_export, 'openvino': _write_openvino}
+assert WRITERS.keys() == SUFFIXES.keys()

@@ -1,0 +1,131 @@
+"""The classifier of a config as the plain function that is exported."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from mmeffnet.engine import pretrained
+from mmeffnet.engine.checkpoint import load_whole
+from mmeffnet.engine.config import explain
+from mmeffnet.errors import InputError
+from mmeffnet.inference.network import class_names
+from mmeffnet.models import EfficientNet
+from mmeffnet.version import __version__
+from mmeffnet.weights.settings import resolution_of
+
+
+class Exportable(nn.Module):
+    """(N, 3, H, W) images to (N, classes) logits.
+
+    norm: None for images that are normalised already, or mean and standard deviation of RGB in
+    0..255, which the graph then takes as they are, uint8 or floating point.
+    """
+
+    def __init__(self, backbone: EfficientNet, fc: nn.Linear, norm: tuple | None = None):
+        super().__init__()
+        self.backbone, self.fc = backbone, fc
+        self.raw = norm is not None
+        for name, values in zip(('mean', 'std'), norm or ()):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images = images.to(self.fc.weight.dtype)
+        if self.raw:
+            images = (images - self.mean) / self.std
+        logits = self.fc(self.backbone(images)[-1].mean((2, 3)))
+        return logits.float() if logits.dtype == torch.float16 else logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A trained classifier on the CPU, in eval mode, and what a user of its file has to know.
+
+    network: as trained, for images that are normalised. size: height and width of its images.
+    mean, std: of RGB in 0..255. names: of the classes, by index.
+    """
+    network: Exportable
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    names: tuple[str, ...]
+    arch: str
+
+    def deployed(self, raw: bool, half: bool = False) -> Exportable:
+        """What is exported: BatchNorm folded; ``raw`` takes images as they are read.
+
+        half: weights and arithmetic in float16; logits stay float32.
+        """
+        backbone = copy.deepcopy(self.network.backbone)
+        backbone.switch_to_deploy()
+        network = Exportable(backbone, copy.deepcopy(self.network.fc),
+                             (self.mean, self.std) if raw else None)
+        return (network.half() if half else network).eval().requires_grad_(False)
+
+    def metadata(self, raw: bool, **more) -> dict:
+        """What goes into the file beside the graph."""
+        return dict(
+            arch=self.arch, classes=list(self.names), size=list(self.size), channels='RGB',
+            mean=list(self.mean), std=list(self.std), normalised_inside=raw,
+            written_by=f'mmeffnet {__version__}', **more)
+
+
+def read_classifier(cfg, checkpoint: str, classes=None) -> Classifier:
+    """Build the classifier of a config for mmpretrain and load its weights.
+
+    checkpoint: whatever tools/test.py takes. classes: names, or a file of them; None takes those
+    that the checkpoint was trained with, or ImageNet's.
+    Raises InputError for a model that is no image classifier on our backbone.
+    """
+    cfg.load_from = checkpoint
+    pretrained.for_testing(cfg)
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    config = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    try:
+        model = MODELS.build(config)
+    except Exception as error:
+        raise InputError(explain(error, cfg)) from error
+    backbone = getattr(model, 'backbone', None)
+    fc = getattr(getattr(model, 'head', None), 'fc', None)
+    if not isinstance(backbone, EfficientNet) or not isinstance(fc, nn.Linear):
+        raise InputError(f'model.type={config.get("type")!r}: what can be exported is an image '
+                         'classifier with mmeffnet.EfficientNet and a linear head')
+    load_whole(cfg.load_from, model)
+    model.eval()
+    side = resolution_of(cfg)
+    if side is None:
+        raise InputError('the config does not say how large its images are: its test pipeline '
+                         'ends with no square crop; give --size')
+    mean, std = _normalisation(model.data_preprocessor)
+    return Classifier(
+        network=Exportable(backbone, fc).eval().requires_grad_(False), size=(side, side),
+        mean=mean, std=std, arch=str(config.backbone.get('arch', 'b0')),
+        names=class_names(classes or _trained_with(checkpoint), fc.out_features))
+
+
+def _normalisation(preprocessor) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of RGB; 0 and 1 where the config normalises nothing."""
+    mean = getattr(preprocessor, 'mean', None)
+    if mean is None:
+        return (0., ) * 3, (1., ) * 3
+    return tuple(tuple(map(float, getattr(preprocessor, name).flatten().tolist()))
+                 for name in ('mean', 'std'))
+
+
+def _trained_with(checkpoint: str) -> tuple[str, ...] | None:
+    """The names of the classes that MMEngine keeps in a checkpoint."""
+    from mmeffnet.weights.files import kind_of_file, read_checkpoint
+    if '://' in str(checkpoint) or not Path(checkpoint).is_file() or kind_of_file(
+            checkpoint) != 'torch':
+        return None
+    content = read_checkpoint(checkpoint)
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    names = ((meta or {}).get('dataset_meta') or {}).get('classes')
+    return tuple(map(str, names)) if names else None

@@ -1,0 +1,81 @@
+"""Whole numbers of 8 bits in place of floating point, in an ONNX file."""
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from mmengine.registry import TRANSFORMS
+from rich.progress import track
+
+from mmeffnet.errors import InputError, one_line
+from mmeffnet.export.check import prepared
+from mmeffnet.export.graph import Classifier
+from mmeffnet.export.runtime import need
+from mmeffnet.files import whole
+from mmeffnet.inference.images import SUFFIXES
+
+MOST = 128  # pictures that are looked at; more change the ranges little
+
+
+def images(cfg, folder: str) -> list[torch.Tensor]:
+    """Pictures of a folder as the config's test pipeline gives them: (3, H, W) uint8, RGB.
+
+    Raises InputError for a folder without pictures, and for a picture that cannot be read.
+    """
+    paths = [p for p in sorted(Path(folder).rglob('*')) if p.suffix.lower() in SUFFIXES]
+    if not paths:
+        raise InputError(f'--calib {folder!r} has no pictures')
+    # Evenly from all of them: folders are often sorted by class.
+    paths = paths[::max(1, len(paths) // MOST)][:MOST]
+    steps = [TRANSFORMS.build(step) for step in cfg.test_dataloader.dataset.pipeline]
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    found = []
+    for path in track(paths, 'Reading pictures', transient=True):
+        data = dict(img_path=str(path))
+        try:
+            for step in steps:
+                data = step(data)
+        except Exception as error:
+            raise InputError(f'--calib: {str(path)!r} cannot be read: {one_line(error)}') from error
+        image = data['inputs']
+        found.append(image.flip(0) if preprocessor.get('to_rgb') else image)  # read as BGR
+    return found
+
+
+def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, raw: bool) -> None:
+    """Replace a float32 ONNX file by one of 8 bits, its metadata kept.
+
+    Weights have a scale for each channel and seven bits: processors without instructions for
+    8 bits add two products in 16 and would overflow. Activations have eight.
+    """
+    need('onnxruntime')
+    onnx = need('onnx')
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+    from onnxruntime.quantization import quantize_static as quantize_file
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left: Iterator = iter(track(pictures, 'Calibrating', transient=True))
+
+        def get_next(self):
+            picture = next(self.left, None)
+            return None if picture is None else {
+                'images': prepared(picture[None], classifier, raw).contiguous().numpy()}
+
+    logging.getLogger().setLevel(logging.ERROR)  # it advises what has been done
+    props = onnx.load(str(path)).metadata_props
+    with tempfile.TemporaryDirectory(prefix='mmeffnet-int8-') as folder:
+        before, after = Path(folder, 'before.onnx'), Path(folder, 'after.onnx')
+        quant_pre_process(str(path), str(before), skip_symbolic_shape=True)
+        quantize_file(str(before), str(after), Reader(), quant_format=QuantFormat.QDQ,
+                      per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8,
+                      weight_type=QuantType.QInt8)
+        model = onnx.load(str(after))
+    del model.metadata_props[:]
+    model.metadata_props.extend(props)
+    with whole(path) as part:
+        onnx.save_model(model, str(part))

@@ -1,0 +1,105 @@
+"""Exported files, opened as functions from images to logits."""
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from mmeffnet.errors import InputError, one_line
+
+# Suffix of a file -> format, and the packages that run it.
+FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
+           '.xml': 'openvino'}
+SUFFIXES = {name: suffix for suffix, name in FORMATS.items()}
+METADATA = 'metadata.json'
+KEY = 'mmeffnet'  # of ONNX's and OpenVINO's own metadata
+
+
+def is_exported(path) -> bool:
+    """Whether a path is meant as an exported file, by its suffix."""
+    return Path(str(path)).suffix in FORMATS
+
+
+def open_exported(path) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict]:
+    """The function in a file, and its metadata.
+
+    The function takes (N, 3, H, W) images, of the sizes and kind that the metadata says, and
+    gives (N, classes) logits in float32. Raises InputError for a file that is missing, damaged or
+    not written by tools/export.py, and names the package that runs it where that is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'exported file {str(path)!r} does not exist')
+    try:
+        call, text = OPENERS[FORMATS[path.suffix]](path)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f'exported file {str(path)!r} cannot be opened: '
+                         f'{one_line(error)}') from error
+    if not text:
+        raise InputError(f'exported file {str(path)!r} was not written by tools/export.py: it '
+                         'does not say how its images are normalised')
+    return call, json.loads(text)
+
+
+def need(package: str):
+    """Import what a format needs; InputError with the command where it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise InputError(f'this format needs {package}, which is not installed. '
+                         f'Run: pip install "mmeffnet[export]"') from error
+
+
+def _open_onnx(path: Path):
+    runtime = need('onnxruntime')
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    (given, ) = session.get_inputs()
+    kind = {'tensor(uint8)': torch.uint8}.get(given.type, torch.float32)
+
+    def call(images: torch.Tensor) -> torch.Tensor:
+        (logits, ) = session.run(None, {given.name: images.to(kind).contiguous().numpy()})
+        return torch.from_numpy(logits).float()
+    return call, session.get_modelmeta().custom_metadata_map.get(KEY)
+
+
+def _open_torchscript(path: Path):
+    extra = {METADATA: ''}
+    module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
+    text = extra[METADATA]
+    return _without_gradients(module), text.decode() if isinstance(text, bytes) else text
+
+
+def _open_torch_export(path: Path):
+    extra = {METADATA: ''}
+    program = torch.export.load(str(path), extra_files=extra)
+    return _without_gradients(program.module()), extra[METADATA]
+
+
+def _without_gradients(module):
+    def call(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return module(images).float()
+    return call
+
+
+def _open_openvino(path: Path):
+    core = need('openvino').Core()
+    model = core.read_model(str(path))
+    compiled = core.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+    kind = torch.uint8 if 'u8' in str(model.inputs[0].element_type) else torch.float32
+
+    def call(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(compiled(images.to(kind).contiguous().numpy())[0].copy()).float()
+    found = model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else None
+    return call, found
+
+
+OPENERS = {'onnx': _open_onnx, 'torchscript': _open_torchscript,
+           'torch-export': _open_torch_export, 'openvino': _open_openvino}

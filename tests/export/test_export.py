@@ -1,0 +1,228 @@
+"""Exported files give what the network gives, at every size they allow, and say what they are."""
+import json
+import re
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mmeffnet.analysis.contenders import random_weights
+from mmeffnet.engine import cli as engine_cli
+from mmeffnet.engine import run
+from mmeffnet.export import check, cli, graph, runtime
+from mmeffnet.plugin import config_path
+
+NEEDED = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('openvino', ),
+          'torchscript': (), 'torch-export': ()}
+FORMATS = [pytest.param(kind, marks=[] if all(map(find_spec, needed)) else pytest.mark.skip(
+    reason='pip install "mmeffnet[export]"')) for kind, needed in NEEDED.items()]
+ONNX = pytest.mark.skipif(not all(map(find_spec, NEEDED['onnx'])),
+                          reason='pip install "mmeffnet[export]"')
+SIZE = 65  # odd: each stride pads lopsidedly or evenly by turns
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A config of B0 for eight classes at 65 px, a checkpoint, and pictures in two classes."""
+    folder = tmp_path_factory.mktemp('export')
+    torch.manual_seed(0)
+    state = random_weights('b0')
+    state['head.fc.weight'], state['head.fc.bias'] = torch.randn(8, 1280), torch.randn(8)
+    classes = [f'kind {i}' for i in range(8)]
+    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=classes))),
+               folder / 'b0.pth')
+    (folder / 'small.py').write_text(f'''
+_base_ = [{config_path('efficientnet/efficientnet-b0_8xb32_in1k.py')!r}]
+model = dict(head=dict(num_classes=8))
+data_preprocessor = dict(num_classes=8)
+test_pipeline = [dict(type='LoadImageFromFile'),
+                 dict(type='EfficientNetCenterCrop', crop_size={SIZE}), dict(type='PackInputs')]
+_data = dict(_delete_=True, type='CustomDataset', data_root='pictures', ann_file='labels.txt',
+             pipeline=test_pipeline)
+test_dataloader = dict(batch_size=3, num_workers=0, persistent_workers=False, dataset=_data)
+val_dataloader = test_dataloader
+val_evaluator = dict(topk=(1, ))
+test_evaluator = val_evaluator
+''')
+    (folder / 'pictures').mkdir()
+    lines = []
+    for i, picture in enumerate(check.real_pictures()):
+        for j in range(4):
+            side = 120 + 30 * j
+            picture.crop((80 * j, 0, 80 * j + side, side)).save(folder / f'pictures/{i}{j}.png')
+            lines.append(f'{i}{j}.png {i + j}')
+    (folder / 'pictures/labels.txt').write_text('\n'.join(lines))
+    return folder
+
+
+def export(folder, kind, name, *flags):
+    """Export in this process: the path of the file."""
+    out = folder / f'{name}{runtime.SUFFIXES[kind]}'
+    cli.main([str(folder / 'small.py'), str(folder / 'b0.pth'), '--format', kind, '--out',
+              str(out), '--pictures', str(folder / 'pictures'), *flags])
+    return out
+
+
+def classifier_of(folder):
+    from mmengine.config import Config
+    return graph.read_classifier(Config.fromfile(folder / 'small.py'), str(folder / 'b0.pth'))
+
+
+def ops(path):
+    import onnx
+    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+@pytest.fixture(autouse=True)
+def _here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_a_file_gives_the_logits_of_the_network(kind, folder, capsys):
+    path = export(folder, kind, 'fixed')
+    said = capsys.readouterr().out
+    assert re.search(r'65 x 65 px: logits within \S+ of the largest, best class equal on 8 of 8',
+                     said)
+    call, metadata = runtime.open_exported(path)
+    classifier = classifier_of(folder)
+    (row, *_) = check.compare(call, classifier, False, check.real_pictures())
+    assert row.difference < 1e-4
+    assert metadata['classes'] == [f'kind {i}' for i in range(8)]
+    assert metadata['mean'] == pytest.approx([123.675, 116.28, 103.53])
+    assert (metadata['size'], metadata['channels'], metadata['arch']) == ([65, 65], 'RGB', 'b0')
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_an_open_graph_is_right_at_other_sizes_and_batches_and_normalises(kind, folder, capsys):
+    path = export(folder, kind, 'open', '--dynamic', 'batch,size', '--preprocess')
+    said = capsys.readouterr().out
+    assert len(re.findall(r'px: logits within', said)) == 1 + len(check.OTHER_SIZES)
+    call, metadata = runtime.open_exported(path)
+    assert metadata['normalised_inside']
+    images = torch.randint(0, 256, (3, 3, 77, 98), dtype=torch.uint8)
+    classifier = classifier_of(folder)
+    with torch.no_grad():
+        expected = classifier.network(check.prepared(images, classifier, False))
+    assert (call(images) - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_half_precision_is_half_as_large_and_close(kind, folder, capsys):
+    whole, half = export(folder, kind, 'whole'), export(folder, kind, 'half', '--half')
+    weights = [path.with_suffix('.bin') if kind == 'openvino' else path for path in (whole, half)]
+    sizes = [path.stat().st_size for path in weights]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert runtime.open_exported(half)[1]['precision'] == 'float16'
+
+
+@ONNX
+def test_a_fixed_graph_has_no_arithmetic_of_shapes_and_no_folded_batchnorm(folder):
+    """C60 and C61."""
+    counts = ops(export(folder, 'onnx', 'plain'))
+    assert not {'Shape', 'Gather', 'Slice', 'BatchNormalization', 'Mod', 'If'} & counts.keys()
+    assert counts['Conv'] == 81
+    assert not any(op.startswith(('Python', 'aten', 'Aten')) for op in counts)
+
+
+@pytest.mark.parametrize('kind', FORMATS)
+def test_the_test_tool_evaluates_a_file_like_the_checkpoint(kind, folder):
+    path = export(folder, kind, 'tested', '--dynamic', 'batch')
+    results = []
+    for name in (folder / 'b0.pth', path):
+        out = folder / f'{Path(name).name}.json'
+        run.test(engine_cli.parse(engine_cli.test_parser(), [
+            str(folder / 'small.py'), str(name), '--work-dir', 'tested', '--out', str(out),
+            '--out-item', 'metrics']))
+        results.append(json.loads(out.read_text()))
+    assert results[0] == results[1]
+
+
+@ONNX
+@pytest.mark.filterwarnings('ignore')
+def test_int8_is_a_quarter_and_tells_what_is_lost(folder, capsys):
+    whole = export(folder, 'onnx', 'float')
+    capsys.readouterr()
+    path = export(folder, 'onnx', 'int8', '--int8', '--calib', str(folder / 'pictures'))
+    assert path.stat().st_size < 0.35 * whole.stat().st_size
+    assert re.search(r'best class equal on \d of 8 pictures', capsys.readouterr().out)
+    assert 'QuantizeLinear' in ops(path)
+    assert runtime.open_exported(path)[1]['precision'] == 'int8'
+
+
+def line(capsys, *argv, code=2):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(['small.py', 'b0.pth', *argv])
+    assert exit_.value.code == code
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--out', 'x.pt2'], 'a file of --format onnx ends with .onnx'),
+    (['--dynamic', 'width'], "--dynamic 'width' must be of batch and size"),
+    (['--size', '1', '2', '3'], 'give a height and a width in pixels'),
+    (['--int8'], '--int8 and --calib FOLDER belong together'),
+    (['--format', 'torchscript', '--int8', '--calib', 'pictures'], 'written as --format onnx'),
+    (['--pictures', 'nowhere'], "--pictures 'nowhere' has no pictures"),
+    (['--classes', 'labels'], "class file 'labels' cannot be read")])
+def test_wrong_flags_are_named(flags, words, capsys):
+    assert words in line(capsys, *flags)
+
+
+def test_a_model_that_is_no_classifier_on_our_backbone_is_named(capsys):
+    said = line(capsys, '--cfg-options', 'model.backbone.type=mmpretrain.EfficientNet')
+    assert 'what can be exported is an image classifier with mmeffnet.EfficientNet' in said
+
+
+def test_a_file_that_differs_is_removed_and_is_an_error(folder, capsys, monkeypatch):
+    deployed = graph.Classifier.deployed
+
+    def wrong(self, *args):
+        network = deployed(self, *args)
+        network.fc.bias.add_(1)
+        return network
+    monkeypatch.setattr(graph.Classifier, 'deployed', wrong)
+    said = line(capsys, '--format', 'torch-export', '--out', 'wrong.pt2', code=1)
+    assert 'the exported file is not the network: at 65 x 65 px' in said
+    assert not (folder / 'wrong.pt2').exists()
+
+
+def tested(capsys, *argv):
+    with pytest.raises(SystemExit) as exit_:
+        run.test(engine_cli.parse(engine_cli.test_parser(), ['small.py', *argv, '--work-dir', 'x']))
+    assert exit_.value.code in (1, 2)
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ('data_preprocessor.mean=[0,0,0]', 'was exported for images with mean'),
+    ('model.head.num_classes=9', 'has 8 classes and the config has 9')])
+def test_a_file_and_a_config_that_do_not_fit_are_named(folder, capsys, options, words):
+    path = export(folder, 'torchscript', 'misfit')
+    assert words in tested(capsys, str(path), '--cfg-options', options)
+
+
+def test_a_file_for_another_size_says_so(folder, capsys):
+    path = export(folder, 'torch-export', 'larger', '--size', '97')
+    assert 'takes images of [97, 97] px and the pipeline gives [65, 65]' in tested(
+        capsys, str(path))
+
+
+@pytest.mark.parametrize(('name', 'words'), [
+    ('missing.torchscript', 'does not exist'), ('torn.torchscript', 'cannot be opened'),
+    ('foreign.torchscript', 'was not written by tools/export.py')])
+def test_files_that_are_no_export_are_named(folder, capsys, name, words):
+    (folder / 'torn.torchscript').write_bytes(b'PK nothing')
+    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)),
+                   str(folder / 'foreign.torchscript'))
+    assert words in tested(capsys, name)
+
+
+def test_pictures_of_a_folder_are_read_in_order(tmp_path):
+    for i in range(3):
+        Image.new('RGB', (4 + i, 4)).save(tmp_path / f'{i}.png')
+    assert [p.size[0] for p in check.real_pictures(str(tmp_path), most=2)] == [4, 5]
