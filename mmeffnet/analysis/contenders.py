@@ -1,6 +1,7 @@
 """The networks of a benchmark: one variant, built by several libraries, with the same weights."""
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mmeffnet.weights.translate import to_layout
 
 CLASSES = 1000
 OURS, OURS_SYMMETRIC = 'mmeffnet', 'mmeffnet symmetric'
+OURS_DEPLOYED = 'mmeffnet deployed'
 
 # Largest difference of the logits in float32, as a share of the largest logit. Rounding gives
 # 1e-6; a wrong pad, eps, order or activation 1e-3 and more.
@@ -152,6 +154,14 @@ def contenders(variant: str, libraries: Sequence[str], say: Callable[[str], None
     used = dict.fromkeys((OURS, *(c.reference for c in found)))
     return [*(Contender(library=name, network=own[name], reference=name) for name in used),
             *found]
+
+
+def deployed(contender: Contender) -> Contender:
+    """Ours with BatchNorm folded into the convolutions, for inference alone."""
+    network = copy.deepcopy(contender.network)
+    network.backbone.switch_to_deploy()
+    return Contender(library=OURS_DEPLOYED, network=network, reference=contender.reference,
+                     gap=difference(network, contender.network))
 
 
 def _loaded(network: nn.Module, state) -> nn.Module:

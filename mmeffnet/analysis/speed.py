@@ -13,7 +13,7 @@ import torch
 
 from mmeffnet.analysis import clock as clocks
 from mmeffnet.analysis.compiler import compiling, forget, warm
-from mmeffnet.analysis.contenders import Contender, contenders, relative
+from mmeffnet.analysis.contenders import Contender, contenders, deployed, relative
 from mmeffnet.analysis.speed_rows import Ceilings, Row
 from mmeffnet.analysis.steps import TRAIN, Setting, Step, batch_for
 from mmeffnet.errors import one_line
@@ -28,7 +28,11 @@ ALLOWED = {False: 2e-2, True: 0.2}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is measured. size: pixels, None for each variant's own. budget: seconds, or None."""
+    """What is measured.
+
+    size: pixels, None for each variant's own. budget: seconds, or None. deploy: whether ours is
+    there with BatchNorm folded too, in inference.
+    """
     variants: Sequence[str]
     modes: Sequence[str]
     batches: Sequence[int]
@@ -38,6 +42,7 @@ class Plan:
     size: int | None = None
     rounds: int = 10
     budget: float | None = None
+    deploy: bool = False
 
 
 def measure_ceilings(device: torch.device, settings: Sequence[Setting]) -> Ceilings:
@@ -78,8 +83,9 @@ class Benchmark:
             self.tell(f'building {variant}')
             networks = contenders(variant, plan.libraries, self.say)
             for mode in plan.modes:
+                folded = [deployed(networks[0])] if plan.deploy and mode != TRAIN else []
                 for batch in plan.batches:
-                    yield self._group(variant, mode, batch, networks)
+                    yield self._group(variant, mode, batch, [*networks, *folded])
                     self.done += 1
                     if compiled:
                         forget()

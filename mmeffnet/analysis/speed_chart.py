@@ -8,14 +8,15 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmeffnet.analysis.contenders import OURS, OURS_SYMMETRIC
+from mmeffnet.analysis.contenders import OURS, OURS_DEPLOYED, OURS_SYMMETRIC
 from mmeffnet.analysis.speed_rows import Row
 from mmeffnet.files import whole
 
-# Okabe and Ito's colours, told apart by every kind of colour vision; ours are the two blues.
+# Okabe and Ito's colours, told apart by every kind of colour vision; ours are blue.
 # Each bar is named beside it, too.
-COLOURS = {OURS: '#0072B2', OURS_SYMMETRIC: '#56B4E9', 'mmpretrain': '#E69F00',
-           'timm': '#009E73', 'torchvision': '#CC79A7', 'efficientnet_pytorch': '#999999'}
+COLOURS = {OURS: '#0072B2', OURS_SYMMETRIC: '#56B4E9', OURS_DEPLOYED: '#00446B',
+           'mmpretrain': '#E69F00', 'timm': '#009E73', 'torchvision': '#CC79A7',
+           'efficientnet_pytorch': '#999999'}
 INK, FAINT = '#1B2733', '#66727D'
 
 BAR, GAP = 0.84, 0.8         # of a bar's place; places between two settings

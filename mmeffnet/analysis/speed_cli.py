@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from mmeffnet.analysis import speed_report as report
-from mmeffnet.analysis.contenders import LIBRARIES, OURS, OURS_SYMMETRIC
+from mmeffnet.analysis.contenders import LIBRARIES, OURS, OURS_DEPLOYED, OURS_SYMMETRIC
 from mmeffnet.analysis.speed import LEAST_ROUNDS, Benchmark, Plan, measure_ceilings
 from mmeffnet.analysis.speed_chart import chart
 from mmeffnet.analysis.speed_rows import Baseline, Row
@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument('--settings', nargs='+', metavar='NAME',
                         help='eager, or some of channels_last, bf16, compile and graphs joined '
                         'by +; a choice for the device by default')
+    result.add_argument('--deploy', action='store_true',
+                        help='ours as switch_to_deploy() leaves it too, in inference')
     result.add_argument('--size', type=int, metavar='PX',
                         help="side of the images; each variant's own by default")
     result.add_argument('--rounds', type=int, default=10, metavar='N',
@@ -99,7 +101,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(variants=unique(args.variants), modes=unique(args.mode),
                 batches=unique(args.batch), settings=unique(settings),
                 libraries=unique(args.against), device=device, size=args.size,
-                rounds=args.rounds, budget=args.budget)
+                rounds=args.rounds, budget=args.budget, deploy=args.deploy)
 
 
 def unique(values: list) -> list:
@@ -112,7 +114,7 @@ def baseline_of(text: str | None) -> Baseline | None:
     if text is None:
         return None
     library, _, setting = text.partition(':')
-    known = (OURS, OURS_SYMMETRIC, *LIBRARIES)
+    known = (OURS, OURS_SYMMETRIC, OURS_DEPLOYED, *LIBRARIES)
     if library not in known:
         raise InputError(f'--baseline {text!r}: {library!r} is no library{nearest(library, known)} '
                          f'(known: {", ".join(known)})')

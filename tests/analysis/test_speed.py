@@ -234,6 +234,17 @@ def test_every_combination_has_a_row_with_its_counts(networks):
     assert train.saved > 4 * (3 * 32 * 32 + 3 * 4 * 16 * 16 + 16 + 1000)
 
 
+def test_ours_as_deployed_is_there_in_inference_alone_and_moves_less():
+    (infer, train), said = measured(plan(modes=[INFER, TRAIN], batches=[2], size=64, deploy=True,
+                                         libraries=[]))
+    assert not said
+    assert [[row.library for row in rows] for rows in (infer, train)] == [
+        [OURS, contenders.OURS_DEPLOYED], [OURS]]
+    plain, deployed = infer
+    assert deployed.gap < 1e-5
+    assert deployed.moved < 0.9 * plain.moved
+
+
 def test_the_share_that_is_done_grows_to_all(networks):
     shares = []
     measured(plan(batches=[1, 2]), lambda text, share: shares.append(share))
