@@ -29,6 +29,13 @@ TRAIN = dict(assigner=dict(type='mmdet.MaxIoUAssigner', pos_iou_thr=0.5, neg_iou
 TEST = dict(nms_pre=100, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=10)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def _inside_mmdet():
+    """Its parts name others without their package; tests before these left another scope."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        yield
+
+
 def theirs(name, **changes):
     config = effdet.get_efficientdet_config(f'tf_efficientdet_{name}')
     for key, value in {'image_size': (SIDE, SIDE), **changes}.items():
@@ -259,8 +266,7 @@ def test_the_example_of_the_documentation_detects():
     found = {}
     exec(code, found)
     check_model(found['model'])
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        network = MODELS.build(ConfigDict(found['model'])).eval()
+    network = MODELS.build(ConfigDict(found['model'])).eval()
     with torch.no_grad():
         (sample, ) = network(torch.randn(1, 3, SIDE, SIDE), samples([])[:1], mode='predict')
     assert {'bboxes', 'scores', 'labels'} <= set(sample.pred_instances.keys())
