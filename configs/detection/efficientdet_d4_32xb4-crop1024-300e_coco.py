@@ -1,6 +1,5 @@
 # EfficientDet-D4 as in the paper.
-_base_ = ['mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/default_runtime.py',
-          '../_base_/models/efficientdet.py', '../_base_/schedules/coco_bs128_efficientdet.py']
+_base_ = './efficientdet_d0_8xb16-crop512-300e_coco.py'
 
 model = dict(
     backbone=dict(arch='b4', init_cfg=dict(
@@ -8,23 +7,9 @@ model = dict(
     neck=dict(in_channels=[56, 160, 448], out_channels=224, repeats=7),
     bbox_head=dict(in_channels=224, stacked_convs=4))
 
-_size = (1024, 1024)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomResize', scale=_size, ratio_range=(0.1, 2.0), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=_size),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=_size, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape',
-                                          'scale_factor')),
-]
-train_dataloader = dict(batch_size=4, num_workers=8, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+_train, _test = _base_.train_pipeline, _base_.test_pipeline
+_train[2].scale = _train[3].crop_size = _test[1].scale = (1024, 1024)
+train_dataloader = dict(batch_size=4, dataset=dict(pipeline=_train))
+val_dataloader = dict(dataset=dict(pipeline=_test))
 test_dataloader = val_dataloader
-del _size
+del _train, _test
