@@ -4,7 +4,7 @@ from mmseg.datasets import BaseSegDataset
 from mmeffnet.datasets.scenes import CLASSES, make_scenes
 from mmeffnet.registry import DATASETS
 
-FOUND = ('background', 'digit')
+ONE_CLASS = ('background', 'digit')
 
 
 @DATASETS.register_module()
@@ -44,6 +44,6 @@ class DigitMasks(BaseSegDataset):
     @classmethod
     def get_label_map(cls, new_classes=None):
         """Old label -> new label; the class 'digit' stands for every digit."""
-        if tuple(new_classes or ()) == FOUND:
+        if tuple(new_classes or ()) == ONE_CLASS:
             return {0: 0, **dict.fromkeys(range(1, len(cls.METAINFO['classes'])), 1)}
         return super().get_label_map(new_classes)

@@ -47,7 +47,7 @@ def check_annotations(dataset, loader: str, most_missing: int = 0) -> None:
     """
     if not hasattr(dataset, 'cat_ids') or not Path(dataset.ann_file).is_file():
         return
-    check_categories(dataset.ann_file, dataset.metainfo['classes'], loader)
+    check_categories(dataset.ann_file, dataset.metainfo['classes'], loader, dataset.cat_ids)
     _check_pictures(dataset, loader, most_missing)
 
 
@@ -62,23 +62,29 @@ def classes_of(dataset: dict) -> tuple[str, ...] | None:
     return tuple((dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes'])
 
 
-def check_categories(ann_file, classes: Sequence[str], loader: str) -> None:
-    """Refuse classes that the categories of a COCO file are not; InputError names both."""
+def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None) -> None:
+    """Refuse classes that the categories of a COCO file are not; InputError names both.
+
+    cat_ids: the categories that a data set numbers its labels by, None where it is not built yet.
+    """
     where, classes = repr(str(ann_file)), tuple(classes)
     try:
         content = json.loads(Path(ann_file).read_bytes())
     except ValueError as error:
         raise InputError(f'{loader}: {where} is no JSON ({one_line(error)}): it is torn or of '
                          'another kind') from error
+    if not isinstance(content, dict) or not content.get('categories'):
+        raise InputError(f"{loader}: {where} has no 'categories': it is no annotation file as COCO "
+                         'has them')
     categories = {item['id']: item['name'] for item in content['categories']}
-    ordered = tuple(name for name in categories.values() if name in classes)
-    missing = [name for name in classes if name not in ordered]
+    missing = [name for name in classes if name not in categories.values()]
     if missing:
         raise InputError(
             f'{loader}: {where} has no category {_few(map(repr, missing))}, which the classes of '
             f'the data set name; its categories are {_few(map(repr, categories.values()))}. Set '
             f'{loader}.dataset.metainfo.classes to them and num_classes of the heads to '
             f'{len(categories)}')
+    ordered = classes if cat_ids is None else tuple(categories[number] for number in cat_ids)
     if ordered != classes:  # mmdet numbers by the file and names by the config
         raise InputError(
             f'{loader}: {where} has the categories in another order than the classes of the data '
@@ -95,6 +101,8 @@ def check_categories(ann_file, classes: Sequence[str], loader: str) -> None:
 
 
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:
+    if getattr(dataset, 'backend_args', None):  # they are not on a disk here
+        return
     paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
     # Folders are listed once: asking for each of 118,000 files takes minutes on slow storage.
     listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()

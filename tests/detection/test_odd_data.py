@@ -140,10 +140,12 @@ def test_pictures_that_are_not_there_may_be_left_out(coco, said):
     ("train_dataloader['dataset']['filter_cfg'] = dict(min_size=500)", 'no sample is left'),
     # COCO's 80 classes, of which the file has none; mmdet would filter every picture away.
     ("train_dataloader['dataset']['metainfo'] = None", "no category 'person', 'bicycle'"),
-    ("train_dataloader['dataset']['ann_file'] = 'torn.json'", 'is no JSON')])
+    ("train_dataloader['dataset']['ann_file'] = 'torn.json'", 'is no JSON'),
+    ("train_dataloader['dataset']['ann_file'] = 'other.json'", "has no 'categories'")])
 def test_what_leaves_no_sample_is_said_in_one_line(coco, tmp_path, changed, words):
     folder = coco()
     (folder / 'torn.json').write_text((folder / 'boxes.json').read_text()[:200])
+    (folder / 'other.json').write_text('{"images": []}')
     apart = "train_dataloader = __import__('copy').deepcopy(train_dataloader)"
     (tmp_path / 'detector.py').write_text(f'{CONFIG % 1}\n{apart}\n{changed}\n')
     result = run_tool('train.py', 'detector.py', cwd=tmp_path)
