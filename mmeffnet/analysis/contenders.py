@@ -121,6 +121,7 @@ LIBRARIES = {
     'torchvision': Library(_torchvision, 'torchvision', OURS_SYMMETRIC),
     'efficientnet_pytorch': Library(_efficientnet_pytorch, 'lukemelas'),
 }
+NAMES = (OURS, OURS_SYMMETRIC, OURS_DEPLOYED, *LIBRARIES)
 
 
 def contenders(variant: str, libraries: Sequence[str], say: Callable[[str], None]

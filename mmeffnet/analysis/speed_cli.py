@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 from mmeffnet.analysis import speed_report as report
-from mmeffnet.analysis.contenders import LIBRARIES, OURS, OURS_DEPLOYED, OURS_SYMMETRIC
+from mmeffnet.analysis.contenders import LIBRARIES, NAMES
 from mmeffnet.analysis.speed import LEAST_ROUNDS, Benchmark, Plan, measure_ceilings
 from mmeffnet.analysis.speed_chart import chart
 from mmeffnet.analysis.speed_rows import Baseline, Row
@@ -114,10 +114,9 @@ def baseline_of(text: str | None) -> Baseline | None:
     if text is None:
         return None
     library, _, setting = text.partition(':')
-    known = (OURS, OURS_SYMMETRIC, OURS_DEPLOYED, *LIBRARIES)
-    if library not in known:
-        raise InputError(f'--baseline {text!r}: {library!r} is no library{nearest(library, known)} '
-                         f'(known: {", ".join(known)})')
+    if library not in NAMES:
+        raise InputError(f'--baseline {text!r}: {library!r} is no library{nearest(library, NAMES)} '
+                         f'(known: {", ".join(NAMES)})')
     return Baseline(library, Setting(setting, '--baseline').name if setting else None)
 
 
