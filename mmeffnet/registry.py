@@ -72,6 +72,8 @@ HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
     'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures', 'sheets', 'progress')))
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS, 'mmeffnet.datasets.shard_sampler')
+TRANSFORMS = _child(root.TRANSFORMS, 'mmeffnet.datasets.transforms')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmeffnet.engine.visualizer')
 VISBACKENDS = _child(root.VISBACKENDS, 'mmeffnet.engine.vis_backends')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')
