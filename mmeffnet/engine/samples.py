@@ -1,6 +1,5 @@
 """How single images are loaded: the same in any worker, and named when they are bad."""
 import logging
-import multiprocessing
 import random
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop
 
+from mmeffnet.datasets.tally import Tally
 from mmeffnet.engine.state import random_state, set_random_state
 from mmeffnet.errors import RunError, one_line
 from mmeffnet.registry import HOOKS
@@ -20,20 +20,17 @@ class SampleError(RunError):
     """An image that cannot be read or transformed."""
 
 
-class Skips:
+class Skips(Tally):
     """The bad images that all workers together may leave out."""
 
     def __init__(self, most: int):
-        self.most, self.names = most, multiprocessing.SimpleQueue()
-        self.count = multiprocessing.Value('l', 0)
+        super().__init__()
+        self.most = most
 
     def take(self, line: str) -> None:
         """Count one more. Raises SampleError where there are too many."""
-        with self.count.get_lock():
-            self.count.value += 1
-            if self.count.value > self.most:
-                raise SampleError(f'{line}; max_skips={self.most} others were left out before')
-            self.names.put(f'{self.count.value} of at most {self.most} so far: {line}')
+        if self.add(line) > self.most:
+            raise SampleError(f'{line}; max_skips={self.most} others were left out before')
 
 
 class SamplePipeline:
@@ -120,8 +117,24 @@ class SamplesHook(Hook):
             guard(dataset)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        while self._skips and not self._skips.names.empty():
-            print_log(f'Left out, {self._skips.names.get()}', 'current', level=logging.WARNING)
+        for number, line in self._skips.lines() if self._skips else ():
+            print_log(f'Left out, {number} of at most {self._skips.most} so far: {line}',
+                      'current', level=logging.WARNING)
+        _name_faults(runner.train_dataloader)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        _name_faults(runner.val_dataloader)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        _name_faults(runner.test_dataloader)
+
+
+def _name_faults(loader) -> None:
+    """Write what went wrong at the storage, and was put right by trying again, into the log."""
+    for dataset, _ in parts(loader.dataset):
+        faults = getattr(dataset, 'faults', None)
+        for number, line in faults.lines() if faults else ():
+            print_log(f'Storage, fault {number} so far: {line}', 'current', level=logging.WARNING)
 
 
 def parts(dataset) -> Iterator[tuple]:

@@ -75,8 +75,9 @@ def test_skips_are_bounded_over_all_workers():
     with pytest.raises(SampleError, match=r"'3.png' cannot be loaded: .*; max_skips=2 others were "
                        'left out before'):
         pipeline(dict(img_path='3.png'))
-    assert [skips.names.get().partition(' cannot')[0] for _ in range(2)] == [
-        f"{i} of at most 2 so far: image '{i}.png'" for i in (1, 2)]
+    assert [(number, line.partition(' cannot')[0]) for number, line in skips.lines()] == [
+        (i, f"image '{i}.png'") for i in (1, 2, 3)]
+    assert skips.count == 3
 
 
 @pytest.fixture

@@ -1,0 +1,385 @@
+"""Archives of packed pictures and of shards: what is read is what was in the folder."""
+import json
+import os
+import pickle
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+from conftest import run_tool
+from downstream import assert_equal_weights
+from mmengine import fileio
+from mmengine.registry import DATASETS
+from mmpretrain.datasets import CustomDataset
+from PIL import Image
+from skimage import data
+from torch.utils.data import DataLoader
+
+from mmeffnet.datasets import shards
+from mmeffnet.datasets.shard_sampler import ShardSampler
+from mmeffnet.engine import archive_cli
+from mmeffnet.errors import InputError, RunError
+
+TOOLS = {'pack': (archive_cli.pack, 'PackedImages', 'bin'),
+         'shard': (archive_cli.shard, 'ShardedImages', 'tar')}
+COUNT = 11  # pictures, in parts of four
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Two classes of small pictures of many sizes, and a config that names them."""
+    random = np.random.default_rng(0)
+    for i in range(COUNT):
+        folder = tmp_path / 'pictures' / ('cat' if i % 2 else 'dog') / 'below'
+        folder.mkdir(parents=True, exist_ok=True)
+        height, width = random.integers(20, 90, 2)
+        image = Image.fromarray(data.chelsea()[i:i + height, 3 * i:3 * i + width])
+        image.save(folder / f'{i}.{"png" if i == 4 else "jpeg"}')
+    path = tmp_path / 'config.py'
+    path.write_text('train_dataloader = dict(dataset=dict(type="mmpretrain.CustomDataset", '
+                    f'data_root={str(tmp_path / "pictures")!r}))')
+    return str(path)
+
+
+def written(config, name, *flags):
+    """The folder of an archive that the tool has written."""
+    out = Path(config).parent / name
+    assert TOOLS[name][0]([config, '--out', str(out), '--images-per-part', '4', *flags]) == 0
+    return out
+
+
+def opened(name, folder, **options):
+    return DATASETS.build(dict(type=f'mmeffnet.{TOOLS[name][1]}', data_root=str(folder), **options))
+
+
+def refused(name, *argv):
+    with pytest.raises(SystemExit) as ended:
+        TOOLS[name][0]([*map(str, argv)])
+    assert ended.value.code == 2
+
+
+def folder_of(config):
+    return CustomDataset(data_root=str(Path(config).parent / 'pictures'))
+
+
+def test_shards_are_the_files_of_the_folder(config):
+    theirs, ours = folder_of(config), opened('shard', written(config, 'shard'))
+    assert len(ours) == len(theirs) == COUNT
+    assert ours.metainfo['classes'] == theirs.metainfo['classes']
+    assert ours.shard_sizes == [4, 4, 3]
+    for a, b in zip(theirs, ours, strict=True):
+        assert fileio.get(b['img_path']) == Path(a['img_path']).read_bytes()
+        assert (a['gt_label'], a['sample_idx']) == (b['gt_label'], b['sample_idx'])
+        assert b['img_path'].endswith('#' + a['img_path'].split('pictures/')[1])
+
+
+def test_webdataset_reads_the_shards(config):
+    webdataset = pytest.importorskip('webdataset')
+    folder = written(config, 'shard')
+    theirs = [*webdataset.WebDataset(sorted(map(str, folder.glob('*.tar'))), shardshuffle=False)]
+    ours = [*opened('shard', folder)]
+    assert [int(sample['cls']) for sample in theirs] == [sample['gt_label'] for sample in ours]
+    assert [sample.get('jpg') or sample['png'] for sample in theirs] == [
+        fileio.get(sample['img_path']) for sample in ours]
+
+
+def test_equal_pictures_give_equal_shards(config):
+    sums = []
+    for _ in range(2):
+        folder = written(config, 'shard')
+        sums.append(json.loads((folder / 'archive.json').read_text()))
+        for path in folder.iterdir():
+            path.unlink()
+    assert sums[0] == sums[1]
+    assert str(Path(config).parent) not in json.dumps(sums)
+
+
+def means(outputs, inputs):
+    """The share of each input in each output, when pixels are areas."""
+    edges = np.linspace(0, inputs, outputs + 1)
+    pixels = np.arange(inputs)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.clip(overlap, 0, None) / (inputs / outputs)
+
+
+def test_packed_pictures_are_the_folders_made_smaller(config):
+    ours = opened('pack', written(config, 'pack', '--short-side', '32', '--workers', '2'))
+    smaller = 0
+    for a, b in zip(folder_of(config), ours, strict=True):
+        whole = mmcv.imread(a['img_path'])
+        assert b['gt_label'] == a['gt_label']
+        assert b['img_shape'] == b['img'].shape[:2]
+        if min(whole.shape[:2]) <= 32:
+            assert np.array_equal(b['img'], whole)
+            continue
+        smaller += 1
+        assert min(b['img_shape']) == 32
+        rows, columns = (means(*sizes) for sizes in zip(b['img_shape'], whole.shape))
+        assert np.abs(np.einsum('rh,hwc,vw->rvc', rows, whole, columns) - b['img']).max() < 1
+    assert 0 < smaller < COUNT
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_writer_that_was_interrupted_goes_on(config, monkeypatch, name, capsys):
+    whole = written(config, name)
+    expected = {path.name: path.read_bytes() for path in whole.iterdir()}
+    (whole / 'archive.json').unlink()
+    (whole / 'part-00001.json').unlink()           # killed between payload and index
+    (whole / f'.part-00002.{TOOLS[name][2]}.17.part').write_bytes(b'half')
+    payload = whole / f'part-00002.{TOOLS[name][2]}'
+    payload.write_bytes(payload.read_bytes()[:-1])  # a disk that was full
+    kept = (whole / f'part-00000.{TOOLS[name][2]}').stat().st_mtime_ns
+    capsys.readouterr()
+    written(config, name)
+    assert '1 of them there before' in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in whole.iterdir()} == expected
+    assert (whole / f'part-00000.{TOOLS[name][2]}').stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_nothing_is_written_over_what_is_there(config, name, capsys):
+    folder = written(config, name)
+    refused(name, config, '--out', folder, '--images-per-part', 5)
+    assert 'holds another archive (it differs in per_part)' in capsys.readouterr().err
+    (folder / 'archive.json').unlink()
+    refused(name, config, '--out', folder, '--images-per-part', 3)
+    assert "part-00003.json', which is no part" not in capsys.readouterr().err
+    (folder / 'notes.txt').write_text('mine')
+    refused(name, config, '--out', folder, '--images-per-part', 4)
+    assert "holds 'notes.txt', which is no part of this archive" in capsys.readouterr().err
+    assert (folder / 'part-00000.json').is_file()
+
+
+def test_other_options_are_another_archive(config, capsys):
+    folder = written(config, 'pack')
+    (folder / 'archive.json').unlink()
+    refused('pack', config, '--out', folder, '--images-per-part', 4, '--short-side', 30)
+    assert 'belongs to an archive of other pictures or options' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_sums_are_checked_when_asked(config, name, capsys):
+    folder = written(config, name)
+    assert TOOLS[name][0](['--check', str(folder)]) == 0
+    assert '3 of 3 parts are as written' in capsys.readouterr().out
+    path = folder / f'part-00001.{TOOLS[name][2]}'
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content)
+    assert TOOLS[name][0](['--check', str(folder)]) == 1
+    assert f'{path} is not what was written' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_torn_and_a_missing_part_are_named_before_a_run(config, name):
+    folder = written(config, name)
+    path = folder / f'part-00002.{TOOLS[name][2]}'
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(InputError, match=rf"part-00002.{TOOLS[name][2]}' has [\d,]+ bytes and was "
+                       r'written with [\d,]+: it is torn; remove it and run'):
+        opened(name, folder)
+    path.unlink()
+    with pytest.raises(InputError, match=f"part-00002.{TOOLS[name][2]}', a part of an archive, "
+                       'cannot be read: No such file'):
+        opened(name, folder)
+
+
+@pytest.mark.parametrize(('spoil', 'words'), [
+    (lambda folder: (folder / 'archive.json').unlink(), 'its writing was begun and not ended'),
+    (lambda folder: (folder / 'archive.json').write_text('{"kind": "boxes", "version": 1}'),
+     "is of kind 'boxes', version 1; 'shards', 1 is wanted"),
+    (lambda folder: (folder / 'archive.json').write_text('{'), "archive.json' cannot be read"),
+    (lambda folder: (folder / 'part-00001.json').unlink(), "part-00001.json' cannot be read")])
+def test_what_is_no_archive_is_said(config, spoil, words):
+    folder = written(config, 'shard')
+    spoil(folder)
+    with pytest.raises(InputError, match=words):
+        opened('shard', folder)
+    with pytest.raises(InputError, match="missing' is no archive: it has no archive.json$"):
+        opened('shard', folder / 'missing')
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    (['--out', 'x'], 'CONFIG and --out FOLDER are needed, or --check FOLDER'),
+    (['{config}', '--out', 'x', '--images-per-part', '0'], '--images-per-part 0 must be at least'),
+    (['{config}', '--out', 'x', '--short-side', '0'], '--short-side 0 must be at least 1'),
+    (['{config}', '--out', 'x', '--split', 'val'], 'has no val_dataloader'),
+    (['{digits}', '--out', 'x'], 'Digits has no files with one class each')])
+def test_wrong_arguments_are_one_line(config, tiny_config, argv, words, capsys, monkeypatch):
+    monkeypatch.chdir(Path(config).parent)
+    refused('pack', *[word.format(config=config, digits=tiny_config()) for word in argv])
+    assert words in capsys.readouterr().err
+    assert not Path('x').exists()
+
+
+def test_a_picture_that_cannot_be_packed_is_named(config, capsys):
+    (Path(config).parent / 'pictures/cat/below/1.jpeg').write_bytes(b'nothing')
+    with pytest.raises(SystemExit) as ended:
+        written(config, 'pack')
+    assert ended.value.code == 1
+    assert "below/1.jpeg' cannot be packed" in capsys.readouterr().err
+    left = sorted(path.name for path in (Path(config).parent / 'pack').iterdir())
+    assert left in ([], ['part-00000.bin', 'part-00000.json'])  # no half of a part
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_workers_read_the_same(config, name):
+    step = dict(type='mmeffnet.LoadRandomCrop', scale=16)
+    dataset = opened(name, written(config, name), pipeline=[step])
+    dataset.prepare_data(0)  # files are open in this process
+    there = DataLoader(dataset, None, num_workers=2, multiprocessing_context='fork')
+    assert [(row['gt_label'], *row['ori_shape']) for row in there] == [
+        (row['gt_label'], *row['ori_shape']) for row in dataset]
+
+
+def test_a_spawned_worker_is_not_sent_the_pixels(config):
+    dataset = opened('pack', written(config, 'pack'))
+    pixels = [sample['img'] for sample in dataset]
+    sent = pickle.dumps(dataset)
+    assert len(sent) < sum(image.nbytes for image in pixels) / 10
+    assert all(np.array_equal(a['img'], b)
+               for a, b in zip(pickle.loads(sent), pixels, strict=True))
+
+
+# Faults of the storage
+
+@pytest.fixture
+def shard(config, monkeypatch):
+    monkeypatch.setattr(shards, 'WAIT', 0)
+    monkeypatch.setattr(shards, '_files', type(shards._files)())
+    monkeypatch.setattr(shards, '_faults', None)
+    dataset = opened('shard', written(config, 'shard'))
+    return dataset, dataset[5]['img_path']
+
+
+def test_a_read_that_fails_is_tried_again_and_counted(shard, monkeypatch):
+    dataset, address = shard
+    expected, pread, failures = fileio.get(address), os.pread, [OSError(5, 'I/O error'), b'torn']
+
+    def shaky(*args):
+        if not failures:
+            return pread(*args)
+        failure = failures.pop()
+        if isinstance(failure, OSError):
+            raise failure
+        return failure
+    monkeypatch.setattr(os, 'pread', shaky)
+    assert fileio.get(address) == expected
+    assert dataset.faults.count == 2
+    (first, torn), (second, failed) = dataset.faults.lines()
+    assert (first, second) == (1, 2)
+    assert 'part-00001.tar' in torn
+    assert 'within a picture; tried again' in torn
+    assert failed.endswith("part-00001.tar': I/O error; tried again")
+    assert not [*dataset.faults.lines()]
+
+
+def test_a_shard_that_tears_or_goes_in_a_run_is_named(shard):
+    dataset, address = shard
+    path = shards.ADDRESS.match(address)[1]
+    os.truncate(path, 600)
+    with pytest.raises(RunError, match=r"part-00001.tar' cannot be read after 4 tries: it ends at "
+                       r'byte [\d,]+, within a picture'):
+        fileio.get(address)
+    os.unlink(path)
+    with pytest.raises(RunError, match="part-00001.tar' cannot be read after 4 tries: No such"):
+        fileio.get(address)
+    assert dataset.faults.count == 2 * shards.RETRIES
+
+
+def test_a_slow_read_is_told(shard, monkeypatch):
+    dataset, address = shard
+    monkeypatch.setattr(shards, 'SLOW', -1)
+    fileio.get(address)
+    (_, line), = dataset.faults.lines()
+    assert "part-00001.tar': reading" in line
+
+
+def test_an_address_without_a_place_is_refused():
+    with pytest.raises(InputError, match=r"'shard://a.tar' is no address of a picture"):
+        fileio.get('shard://a.tar')
+
+
+def test_many_shards_keep_few_files_open(shard, monkeypatch):
+    monkeypatch.setattr(shards, 'OPEN_FILES', 1)
+    dataset, _ = shard
+    for sample in dataset:
+        fileio.get(sample['img_path'])
+    assert len(shards._files) == 1
+
+
+# The order of the samples
+
+class Sized:
+    def __init__(self, *sizes):
+        self.shard_sizes = sizes
+
+    def __len__(self):
+        return sum(self.shard_sizes)
+
+
+def orders(dataset, monkeypatch, processes, epoch=0, **options):
+    found = []
+    for rank in range(processes):
+        monkeypatch.setattr('mmeffnet.datasets.shard_sampler.get_dist_info',
+                            lambda rank=rank: (rank, processes))
+        sampler = ShardSampler(dataset, seed=1, **options)
+        sampler.set_epoch(epoch)
+        found.append([*sampler])
+        assert len(found[-1]) == len(sampler)
+    return found
+
+
+@pytest.mark.parametrize('processes', [1, 2, 3, 5])
+@pytest.mark.parametrize('window', [1, 2, 9])
+def test_an_epoch_has_each_sample_once(monkeypatch, processes, window):
+    dataset = Sized(7, 1, 12, 5, 9, 4)
+    found = orders(dataset, monkeypatch, processes, window=window, round_up=False)
+    assert sorted(sum(found, [])) == [*range(len(dataset))]
+    rounded = orders(dataset, monkeypatch, processes, window=window)
+    assert len({len(order) for order in rounded}) == 1
+    assert {*sum(rounded, [])} == {*range(len(dataset))}
+    assert len(sum(rounded, [])) - len(dataset) < processes
+
+
+def test_samples_of_a_window_are_mixed_and_epochs_differ(monkeypatch):
+    dataset = Sized(*[10] * 8)
+    order, = orders(dataset, monkeypatch, 1, window=2)
+    for first in range(0, 80, 20):
+        assert len({sample // 10 for sample in order[first:first + 20]}) == 2
+        assert len({sample // 10 for sample in order[first:first + 10]}) == 2
+    assert order == orders(dataset, monkeypatch, 1, window=2)[0]
+    assert order != orders(dataset, monkeypatch, 1, epoch=1, window=2)[0]
+    assert orders(dataset, monkeypatch, 1, shuffle=False)[0] == [*range(80)]
+    # Each of four processes reads a quarter of the shards.
+    assert all(len({sample // 10 for sample in part}) == 2
+               for part in orders(dataset, monkeypatch, 4, window=2))
+
+
+def test_the_sampler_refuses_what_has_no_shards(shard):
+    dataset, _ = shard
+    assert len(ShardSampler(dataset)) == COUNT
+    with pytest.raises(InputError, match='needs mmeffnet.ShardedImages with all its samples, and '
+                       'was given list with 3; use DefaultSampler'):
+        ShardSampler([1, 2, 3])
+    with pytest.raises(ValueError, match='window=0 must be at least 1'):
+        ShardSampler(dataset, window=0)
+
+
+def test_a_run_on_shards_is_the_run_on_the_folder(config, tiny_config, tmp_path):
+    folder, results = written(config, 'shard'), []
+    pipeline = ("[dict(type='LoadImageFromFile'), dict(type='mmpretrain.RandomResizedCrop', "
+                "scale=16), dict(type='PackInputs')]")
+    for name, dataset in (('folder', f"dict(type='CustomDataset', data_root='{tmp_path}/pictures'"),
+                          ('shards', f"dict(type='mmeffnet.ShardedImages', data_root='{folder}'")):
+        path = tiny_config(
+            f'data = {dataset}, _delete_=True, pipeline={pipeline})', 'train_dataloader = dict('
+            'batch_size=4, num_workers=2, persistent_workers=True, dataset=data)',
+            'model = dict(head=dict(num_classes=2, topk=1), data_preprocessor=dict(num_classes=2))',
+            'val_dataloader = val_cfg = val_evaluator = None', 'custom_hooks = []',
+            'train_cfg = dict(max_epochs=2)', name=f'{name}.py')
+        result = run_tool('train.py', path, '--work-dir', tmp_path / f'run_{name}', cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-2000:]
+        results.append(tmp_path / f'run_{name}/epoch_2.pth')
+    assert_equal_weights(*results)
