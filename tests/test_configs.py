@@ -68,8 +68,9 @@ def test_file_name_network_crops_and_normalisation_agree_with_the_table(name):
     pixels = int(found['px'] or variant.resolution)
     assert cfg.model.backbone.arch == cfg.model.head.arch == found['arch']
     assert [t.type for t in cfg.train_dataloader.dataset.pipeline] == [
-        'LoadImageFromFile', 'EfficientNetRandomCrop', 'RandomFlip', 'PackInputs']
-    assert cfg.train_dataloader.dataset.pipeline[1].scale == pixels
+        'mmeffnet.LoadRandomCrop', 'PackInputs']
+    assert cfg.train_dataloader.dataset.pipeline[0].scale == pixels
+    assert cfg.train_dataloader.dataset.pipeline[0].flip_prob == 0.5
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         assert [t.type for t in loader.dataset.pipeline] == [
             'LoadImageFromFile', 'EfficientNetCenterCrop', 'PackInputs']
@@ -99,7 +100,7 @@ def test_the_papers_recipe_is_in_its_configs(name):
     assert cfg.model.head.loss.to_dict() == dict(type='LabelSmoothLoss', label_smooth_val=0.1)
     pipeline = [t.type for t in cfg.train_dataloader.dataset.pipeline]
     assert ('AutoAugment' in pipeline) == name.startswith('efficientnet/')
-    assert cfg.train_dataloader.dataset.pipeline[1].scale == variant.resolution
+    assert cfg.train_dataloader.dataset.pipeline[0].scale == variant.resolution
     assert cfg.test_dataloader.dataset.pipeline[1].crop_size == variant.resolution
     assert tuple(cfg.data_preprocessor.mean) == variant.norm.mean
     batch = 8 * cfg.train_dataloader.batch_size
@@ -110,8 +111,8 @@ def test_the_papers_recipe_is_in_its_configs(name):
 def test_crops_are_bicubic_and_of_the_efficientnet_kind():
     cfg = load('efficientnet/efficientnet-b2_8xb32_in1k.py')
     init_default_scope('mmpretrain')
-    random, center = (MMPRETRAIN_TRANSFORMS.build(loader.dataset.pipeline[1])
-                      for loader in (cfg.train_dataloader, cfg.test_dataloader))
+    random, center = (MMPRETRAIN_TRANSFORMS.build(step) for step in (
+        cfg.train_dataloader.dataset.pipeline[0], cfg.test_dataloader.dataset.pipeline[1]))
     assert (random.interpolation, center.interpolation) == ('bicubic', 'bicubic')
     assert (center.crop_size, center.crop_padding) == (260, 32)
     # Of a 400 x 300 photograph the test sees the centre 266 x 266: 300 * 260 / (260 + 32).

@@ -7,9 +7,7 @@ model = dict(
     head=dict(arch='b0', loss=dict(
         _delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1)))
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=224),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=224, flip_prob=0.5),
     dict(type='AutoAugment', policies='imagenet', hparams=dict(pad_val=128)),
     dict(type='PackInputs'),
 ]

@@ -11,9 +11,7 @@ _stages = [
     dict(size=224, magnitude=15, mixup=0.2),
 ]
 _pipelines = [[
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=stage['size']),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=stage['size'], flip_prob=0.5),
     dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10,
          magnitude_level=stage['magnitude'], magnitude_std=0.5, hparams=dict(pad_val=128)),
     dict(type='PackInputs'),

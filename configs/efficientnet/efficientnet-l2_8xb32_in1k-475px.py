@@ -2,8 +2,7 @@
 # For the NoisyStudent weights that are evaluated at 475 pixels.
 _base_ = './efficientnet-l2_8xb32_in1k.py'
 
-train_pipeline = [dict(type='LoadImageFromFile'), dict(type='EfficientNetRandomCrop', scale=475),
-                  dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+train_pipeline = [dict(type='mmeffnet.LoadRandomCrop', scale=475, flip_prob=0.5),
                   dict(type='PackInputs')]
 test_pipeline = [dict(type='LoadImageFromFile'),
                  dict(type='EfficientNetCenterCrop', crop_size=475), dict(type='PackInputs')]

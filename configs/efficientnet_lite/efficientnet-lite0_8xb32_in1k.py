@@ -3,8 +3,7 @@ _base_ = ['../_base_/models/efficientnet.py', '../_base_/datasets/imagenet_bs32_
           '../_base_/schedules/imagenet_bs256_sgd.py', '../_base_/default_runtime.py']
 
 model = dict(backbone=dict(arch='lite0'), head=dict(arch='lite0'))
-train_pipeline = [dict(type='LoadImageFromFile'), dict(type='EfficientNetRandomCrop', scale=224),
-                  dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+train_pipeline = [dict(type='mmeffnet.LoadRandomCrop', scale=224, flip_prob=0.5),
                   dict(type='PackInputs')]
 test_pipeline = [dict(type='LoadImageFromFile'),
                  dict(type='EfficientNetCenterCrop', crop_size=224), dict(type='PackInputs')]

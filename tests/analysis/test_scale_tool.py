@@ -131,7 +131,7 @@ def test_dropout_lies_between_those_of_the_family():
 def test_a_written_config_has_sizes_batch_and_rate(scale, tmp_path):
     scale('--phi', 1.5, '--out', tmp_path / 'c.py', '--batch', 128, '--devices', 4)
     cfg = Config.fromfile(tmp_path / 'c.py')
-    assert cfg.train_dataloader.dataset.pipeline[1].scale == 276  # 224 x 1.15**1.5 is 276.2
+    assert cfg.train_dataloader.dataset.pipeline[0].scale == 276  # 224 x 1.15**1.5 is 276.2
     assert cfg.test_dataloader.dataset.pipeline[1].crop_size == 276
     assert 'AutoAugment' in [t.type for t in cfg.train_dataloader.dataset.pipeline]
     assert cfg.train_dataloader.batch_size == 128

@@ -8,9 +8,7 @@ data_preprocessor = dict(
 )
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=224),  # bicubic, area 0.08 to 1
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=224, flip_prob=0.5),  # bicubic, area 0.08 to 1
     dict(type='PackInputs'),
 ]
 test_pipeline = [

@@ -6,9 +6,7 @@ model = dict(
     backbone=dict(conv_cfg=dict(type='Conv2d'), norm_cfg=dict(type='BN', eps=1e-05)),
 )
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=320),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=320, flip_prob=0.5),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

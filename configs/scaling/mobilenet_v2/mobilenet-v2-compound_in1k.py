@@ -5,9 +5,7 @@ model = dict(
     backbone=dict(scaling=dict(type='mmeffnet.ModelScaling', depth=1.4, width=1.2)),
     head=dict(in_channels=1536))
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=288),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=288, flip_prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

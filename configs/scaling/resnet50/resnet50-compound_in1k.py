@@ -5,9 +5,7 @@ model = dict(
     backbone=dict(stem_channels=80, base_channels=80, stage_blocks=(5, 6, 9, 5)),
     head=dict(in_channels=2560))
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=291),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=291, flip_prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

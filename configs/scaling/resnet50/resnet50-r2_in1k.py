@@ -2,9 +2,7 @@
 _base_ = './resnet50_in1k.py'
 
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='EfficientNetRandomCrop', scale=448),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmeffnet.LoadRandomCrop', scale=448, flip_prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
