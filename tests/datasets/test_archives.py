@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import re
 from pathlib import Path
 
 import mmcv
@@ -10,6 +11,7 @@ import pytest
 from conftest import run_tool
 from downstream import assert_equal_weights
 from mmengine import fileio
+from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
@@ -240,6 +242,21 @@ def test_a_spawned_worker_is_not_sent_the_pixels(config):
     assert len(sent) < sum(image.nbytes for image in pixels) / 10
     assert all(np.array_equal(a['img'], b)
                for a, b in zip(pickle.loads(sent), pixels, strict=True))
+
+
+def test_the_configs_of_the_guide_read_archives(config, tmp_path, monkeypatch):
+    guide = Path(__file__).parents[2] / 'docs/data.md'
+    blocks = re.findall(r'```python\n(_base_.*?)```', guide.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    folders = [re.search(r"data_root='(.*?)'", block)[1] for block in blocks]
+    for name, folder in zip(('shard', 'pack'), folders, strict=True):
+        Path(folder).parent.mkdir(parents=True)
+        written(config, name).rename(folder)
+    for block in blocks:
+        cfg = Config.fromstring(block, '.py').train_dataloader
+        images = [sample['inputs'] for sample in DATASETS.build(cfg.dataset)]
+        assert [image.shape for image in images] == [(3, 224, 224)] * COUNT
+        assert cfg.sampler.type in ('mmeffnet.ShardSampler', 'DefaultSampler')
 
 
 # Faults of the storage
