@@ -12,6 +12,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 
 import mmeffnet  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
@@ -118,6 +119,14 @@ def joint_batch_run(tmp_path_factory):
 def configs() -> Path:
     """The folder of the shipped configs."""
     return MIM / 'configs'
+
+
+@pytest.fixture(autouse=True)
+def own_default_scope():
+    """Leave the default scope as it was: tools set it, and it decides what a name means."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict = before
 
 
 @pytest.fixture

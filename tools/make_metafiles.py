@@ -102,9 +102,8 @@ def config_text(entry: Entry) -> str:
         lines += ['data_preprocessor = dict(', f'    {", ".join(preprocessor)})']
     if entry.resolution != VARIANTS[entry.variant].resolution:
         lines += ['train_pipeline = [',
-                  "    dict(type='LoadImageFromFile'),",
-                  f"    dict(type='EfficientNetRandomCrop', scale={entry.resolution}),",
-                  "    dict(type='RandomFlip', prob=0.5, direction='horizontal'),",
+                  f"    dict(type='mmeffnet.LoadRandomCrop', scale={entry.resolution}, "
+                  "flip_prob=0.5),",
                   "    dict(type='PackInputs'),", ']',
                   'train_dataloader = dict(dataset=dict(pipeline=train_pipeline))']
     lines += ['test_pipeline = [', "    dict(type='LoadImageFromFile'),"]

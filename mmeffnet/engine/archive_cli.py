@@ -98,7 +98,7 @@ def _dataset(config: str, split: str):
     loader = cfg.get(f'{split}_dataloader')
     if not loader:
         raise InputError(f'config {config!r} has no {split}_dataloader')
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     try:
         return DATASETS.build(dict(loader['dataset'], pipeline=[]))
     except Exception as error:

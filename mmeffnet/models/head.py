@@ -32,7 +32,7 @@ class EfficientNetHead(LinearClsHead):
     """
 
     def __init__(self, num_classes, arch=None, in_channels=None, dropout=None,
-                 loss=dict(type='CrossEntropyLoss', loss_weight=1.0), topk=(1, ),
+                 loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0), topk=(1, ),
                  cal_acc=False, init_cfg=None):
         if not isinstance(num_classes, int) or num_classes <= 0:
             raise ValueError(f'num_classes={num_classes!r} must be a whole number above 0')

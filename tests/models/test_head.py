@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -159,3 +160,9 @@ def test_nothing_is_said_where_nothing_is_dropped(notices):
     ((5, ), (3, )), (5, (3, ))])
 def test_topk_is_cut_to_the_classes(asked, kept):
     assert EfficientNetHead(num_classes=3, in_channels=8, topk=asked).topk == kept
+
+
+def test_the_loss_is_found_whatever_the_default_scope():
+    init_default_scope('mmengine')  # a tool or a test before has set it
+    head = EfficientNetHead(num_classes=10, in_channels=8)
+    assert head.loss_module.__class__.__module__.startswith('mmpretrain.')
