@@ -9,6 +9,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmeffnet.arch import Block
+from mmeffnet.models.recompute import (
+    LeanConvModule,
+    foldable,
+    gated_projection,
+    movable,
+    norm_swish,
+    recomputable,
+)
 
 
 def _may_overwrite(module: nn.Module) -> bool:
@@ -25,9 +33,12 @@ class SqueezeExcite(nn.Module):
         self.conv1 = ConvModule(channels, squeeze, 1, act_cfg=act_cfg)
         self.conv2 = ConvModule(squeeze, channels, 1, act_cfg=dict(type='Sigmoid'))
 
+    def gate(self, x):
+        """(N, C, H, W) to (N, C, 1, 1)."""
+        return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+
     def forward(self, x):
-        gate = self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
-        return x.mul_(gate) if _may_overwrite(self) else x * gate
+        return x.mul_(self.gate(x)) if _may_overwrite(self) else x * self.gate(x)
 
 
 @contextmanager
@@ -54,8 +65,10 @@ class ResidualBlock(nn.Module):
     """What both blocks share: the skip connection, drop path and checkpointing.
 
     with_cp: recompute the block in the backward pass instead of keeping its activations.
+    memory_efficient: recompute BatchNorm and Swish there, see :mod:`mmeffnet.models.recompute`.
     """
     in_place = False  # of a deployed network: one tensor less is written
+    memory_efficient = False
 
     def __init__(self, block: Block, drop_path_rate: float, with_cp: bool):
         super().__init__()
@@ -91,18 +104,36 @@ class MBConv(ResidualBlock):
     def __init__(self, block: Block, *, conv_cfg, norm_cfg, act_cfg, drop_path_rate, with_cp):
         super().__init__(block, drop_path_rate, with_cp)
         common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
-        self.expand_conv = nn.Identity() if block.hidden == block.in_channels else ConvModule(
+        self.expand_conv = nn.Identity() if block.hidden == block.in_channels else LeanConvModule(
             block.in_channels, block.hidden, 1, act_cfg=act_cfg, **common)
-        self.depthwise_conv = ConvModule(
+        self.depthwise_conv = LeanConvModule(
             block.hidden, block.hidden, block.kernel, stride=block.stride,
             padding=block.dilation * (block.kernel // 2), dilation=block.dilation,
             groups=block.hidden, act_cfg=act_cfg, **common)
         self.se = (SqueezeExcite(block.hidden, block.squeeze, act_cfg) if block.squeeze
                    else nn.Identity())
-        self.linear_conv = ConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)
+        self.linear_conv = LeanConvModule(block.hidden, block.out_channels, 1, act_cfg=None,
+                                          **common)
 
     def transform(self, x):
-        return self.linear_conv(self.se(self.depthwise_conv(self.expand_conv(x))))
+        if not self.memory_efficient:
+            return self.linear_conv(self.se(self.depthwise_conv(self.expand_conv(x))))
+        return self._project(self._depthwise(x))
+
+    def _depthwise(self, x):
+        """Expansion and depthwise convolution; of what lies between them nothing is kept."""
+        expand, depthwise = self.expand_conv, self.depthwise_conv
+        if not (isinstance(expand, ConvModule) and recomputable(x, expand)
+                and recomputable(x, depthwise) and movable(depthwise.conv)):
+            return depthwise(expand(x))
+        return norm_swish(norm_swish(expand.conv(x), expand, depthwise.conv), depthwise)
+
+    def _project(self, x):
+        """SE and projection; the product of the two is not kept where it is the larger."""
+        linear = self.linear_conv
+        if not (isinstance(self.se, SqueezeExcite) and foldable(x, self.se, linear)):
+            return linear(self.se(x))
+        return linear.norm(gated_projection(x, self.se.gate(x), linear.conv))
 
 
 class FusedMBConv(ResidualBlock):
@@ -114,13 +145,13 @@ class FusedMBConv(ResidualBlock):
     def __init__(self, block: Block, *, conv_cfg, norm_cfg, act_cfg, drop_path_rate, with_cp):
         super().__init__(block, drop_path_rate, with_cp)
         common = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg)
-        self.conv1 = ConvModule(
+        self.conv1 = LeanConvModule(
             block.in_channels, block.hidden, block.kernel, stride=block.stride,
             padding=block.dilation * (block.kernel // 2), dilation=block.dilation,
             act_cfg=act_cfg, **common)
         self.se = (SqueezeExcite(block.hidden, block.squeeze, act_cfg) if block.squeeze
                    else nn.Identity())
-        self.conv2 = ConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)
+        self.conv2 = LeanConvModule(block.hidden, block.out_channels, 1, act_cfg=None, **common)
 
     def transform(self, x):
         return self.conv2(self.se(self.conv1(x)))

@@ -1,6 +1,5 @@
 """The backbone: an architecture turned into layers."""
 import torch
-from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
@@ -11,6 +10,7 @@ from mmeffnet.models.blocks import BLOCKS
 from mmeffnet.models.deploy import check_form, fix_padding, fold
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
+from mmeffnet.models.recompute import LeanConvModule, choose_backward
 from mmeffnet.registry import MODELS
 
 # TensorFlow's momentum 0.99, in PyTorch's convention.
@@ -61,6 +61,12 @@ class EfficientNet(BaseModule):
         output_stride (int, optional): Stride that no output exceeds, 8 or 16 for segmentation:
             stages that would exceed it are dilated in place of strided, with the same weights.
             Defaults to None, the strides of the architecture.
+        memory_efficient (bool): Keep about half as much for the backward pass, by computing
+            BatchNorm and Swish once more there; with other layers it saves less. Gradients are
+            the same, those of gradients are refused. Defaults to False.
+        fast_gradients (bool): On a CPU, let the first steps measure which formulas compute the
+            gradients of depthwise convolutions the fastest, and take those: runs are no longer
+            equal to the bit. Gradients of gradients are refused. Defaults to False.
         deploy (bool): Build what :meth:`switch_to_deploy` leaves, for weights that were saved
             after it. Defaults to False.
 
@@ -72,7 +78,8 @@ class EfficientNet(BaseModule):
 
     def __init__(self, arch='b0', drop_path_rate=0., out_indices=(-1, ), frozen_stages=0,
                  conv_cfg=None, norm_cfg=None, act_cfg=None, norm_eval=False, with_cp=False,
-                 init_cfg=None, in_channels=3, scaling=None, output_stride=None, deploy=False):
+                 init_cfg=None, in_channels=3, scaling=None, output_stride=None,
+                 memory_efficient=False, fast_gradients=False, deploy=False):
         super().__init__(list(INITIAL_WEIGHTS) if init_cfg is None else init_cfg)
         self.arch = resolve_arch(arch, scaling)
         self.conv_cfg = conv_cfg or CONVS[self.arch.padding]
@@ -89,8 +96,8 @@ class EfficientNet(BaseModule):
         conv = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         groups = self._make_groups()
         self.layers = nn.ModuleList([
-            ConvModule(in_channels, self.arch.stem, 3, stride=2, padding=1, **conv), *groups,
-            ConvModule(self.arch.stages[-1].channels, self.arch.head, 1, **conv)])
+            LeanConvModule(in_channels, self.arch.stem, 3, stride=2, padding=1, **conv), *groups,
+            LeanConvModule(self.arch.stages[-1].channels, self.arch.head, 1, **conv)])
         self.out_indices = check_indices(out_indices, len(self.layers))
         if frozen_stages not in range(len(self.layers) + 1):
             raise ValueError(f'frozen_stages={frozen_stages!r} must be from 0 (nothing frozen) '
@@ -102,6 +109,7 @@ class EfficientNet(BaseModule):
         for layer in self.layers[self.out_indices[-1] + 1:]:
             layer.requires_grad_(False)  # no gradient would ever reach it: DDP refuses that
         self._freeze()
+        choose_backward(self.layers, memory_efficient, fast_gradients)
         self.deploy = False
         if deploy:
             self.switch_to_deploy()

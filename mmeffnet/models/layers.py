@@ -68,10 +68,14 @@ class Conv2dSame(nn.Conv2d):
             self.padding = tuple(t // 2 for t in total)
         self._known: tuple | None = None  # a size, and the zeros that it needs
 
+    def zeros(self, size: tuple[int, int]) -> list[int]:
+        """Zeros that an input of this height and width gets along each, on both sides together."""
+        return [same_padding(*axis) for axis in zip(size, self.kernel_size, self.stride,
+                                                    self.dilation)]
+
     def remember(self, size: tuple[int, int]) -> None:
         """Keep the zeros that inputs of this height and width need, for a deployed network."""
-        self._known = size, [same_padding(*axis) for axis in zip(
-            size, self.kernel_size, self.stride, self.dilation)]
+        self._known = size, self.zeros(size)
 
     # Overridden in place of ``forward``, which MMEngine's efficient_conv_bn_eval bypasses.
     def _conv_forward(self, x, weight, bias):

@@ -34,11 +34,12 @@ def names_of(network, *kinds):
     return {type(m).__name__ for m in network.modules() if type(m).__name__ in kinds}
 
 
-def test_arguments_are_those_of_mmpretrain_and_four_more():
+def test_arguments_are_those_of_mmpretrain_and_six_more():
     from mmpretrain.models import EfficientNet as Theirs
     ours, theirs = (list(inspect.signature(cls).parameters) for cls in (EfficientNet, Theirs))
     # In their order, too.
-    assert ours == [*theirs, 'in_channels', 'scaling', 'output_stride', 'deploy']
+    assert ours == [*theirs, 'in_channels', 'scaling', 'output_stride', 'memory_efficient',
+                    'fast_gradients', 'deploy']
 
 
 def test_misspelt_argument_is_refused_when_built():

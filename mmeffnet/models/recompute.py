@@ -1,0 +1,172 @@
+"""Layers that keep less for the backward pass, and compute the rest from it once more.
+
+BatchNorm, Swish and a convolution after another convolution keep three tensors as large as its
+output: what it put out, what BatchNorm made of that, and what Swish made of that again. The first
+and one mean and variance per channel give the others. The idea is that of Rota Bulo and others,
+"In-Place Activated BatchNorm for Memory-Optimized Training of DNNs", 2018, who keep the last of
+the three, which Swish does not allow: it has no inverse.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import Swish
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
+from mmeffnet.models.layers import Conv2dSame
+
+SWISH = (nn.SiLU, Swish)
+BACKWARD = torch.ops.aten.native_batch_norm_backward
+SWISH_BACKWARD = torch.ops.aten.silu_backward.grad_input
+
+
+class _NormSwish(torch.autograd.Function):
+    """Swish of BatchNorm of ``x``, and a convolution of it where there is one; keeps ``x`` alone.
+
+    (N, C, H, W) to the same shape, or to that of the convolution.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, conv_weight, norm: nn.BatchNorm2d, share, conv):
+        training = norm.training or norm.running_mean is None
+        running = norm.running_mean, norm.running_var
+        normed, mean, invstd = torch.native_batch_norm(x, weight, bias, *running, training, share,
+                                                       norm.eps)
+        # In eval mode as they are now: a later step may change them.
+        fixed = () if training else [value.clone() for value in running]
+        ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, *fixed)
+        ctx.eps, ctx.conv = norm.eps, conv
+        out = F.silu(normed, inplace=True)
+        return out if conv is None else conv._conv_forward(out, conv_weight.detach(),
+                                                                None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight, bias, conv_weight, mean, invstd, *running = ctx.saved_tensors
+        training, needed, conv_grad = not running, ctx.needs_input_grad, None
+        normed = _normalise(x, running or (mean, invstd.pow(-2) - ctx.eps), weight, bias, ctx.eps)
+        if ctx.conv is not None:
+            grad, conv_grad = conv_gradients(ctx.conv, grad, F.silu(normed), conv_weight,
+                                              (any(needed[:3]), needed[3]))
+        if not any(needed[:3]):
+            return None, None, None, conv_grad, None, None, None
+        grad = SWISH_BACKWARD(grad, normed, grad_input=normed)
+        grads = BACKWARD(grad, x, weight, *(running or (None, None)), mean, invstd, training,
+                         ctx.eps, needed[:3])
+        return *(g if n else None for g, n in zip(grads, needed)), conv_grad, None, None, None
+
+
+def _normalise(x, statistics, weight, bias, eps):
+    """BatchNorm of known mean and variance; these may be finer than ``x`` and the affine are."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    values = (None if value is None else value.to(wide) for value in (*statistics, weight, bias))
+    return F.batch_norm(x, *values, False, 0.0, eps)
+
+
+def choose_backward(layers: nn.Module, memory_efficient: bool, fast_gradients: bool) -> None:
+    """Switch layers and blocks to the backward passes of the backbone's arguments."""
+    for module in layers.modules():
+        if hasattr(module, 'memory_efficient'):
+            module.memory_efficient = memory_efficient
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.fast_gradients = fast_gradients
+
+
+class LeanConvModule(ConvModule):
+    """mmcv's ``ConvModule``, with a backward pass that keeps less or takes less time.
+
+    memory_efficient: keep the convolution's output alone.
+    """
+    memory_efficient = False
+
+    def forward(self, x, activate=True, norm=True):
+        lean = self.memory_efficient and activate and norm and recomputable(x, self)
+        fast = (wants_fast_gradients(self.conv) and _differentiated(x) and _plain(self)
+                and movable(self.conv))
+        if not (lean or fast):
+            return super().forward(x, activate, norm)
+        x = convolve(x, self.conv) if fast else self.conv(x)
+        if lean:
+            return norm_swish(x, self)
+        x = self.norm(x) if norm and self.with_norm else x
+        return self.activate(x) if activate and self.with_activation else x
+
+
+def _plain(module: ConvModule) -> bool:
+    """Whether convolution, norm and activation are run in this order, and nothing else."""
+    return (module.order == ('conv', 'norm', 'act') and not module.with_explicit_padding
+            and module.efficient_conv_bn_eval_forward is None)
+
+
+def recomputable(x, module: ConvModule) -> bool:
+    """Whether a layer ends in plain BatchNorm and Swish; others are run as the modules they are."""
+    return (_differentiated(x) and module.with_norm and module.with_activation
+            and not any(map(_hooked, (module, module.norm, module.activate)))
+            and type(module.norm) is nn.BatchNorm2d and type(module.activate) in SWISH
+            and _plain(module))
+
+
+def norm_swish(x: torch.Tensor, module: ConvModule, then: nn.Conv2d | None = None) -> torch.Tensor:
+    """What BatchNorm and activation of ``module``, and a convolution, make of ``x``.
+
+    x: (N, C, H, W), the output of ``module.conv``. It is all that is kept.
+    """
+    norm = module.norm
+    norm._check_input_dim(x)
+    values = x.numel() // x.shape[1]
+    if values < 2 and (norm.training or norm.running_mean is None):
+        raise ValueError('BatchNorm needs more than one value per channel to train, got input of '
+                         f'shape {tuple(x.shape)}')
+    share = norm.momentum or 0.0
+    if norm.training and norm.track_running_stats:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            share = 1 / int(norm.num_batches_tracked)
+    return _NormSwish.apply(x, norm.weight, norm.bias, then.weight if then else None, norm, share,
+                            then)
+
+
+def movable(conv: nn.Conv2d) -> bool:
+    """Whether a convolution may be run as part of ``norm_swish``, and not as a module."""
+    return (type(conv) in (nn.Conv2d, Conv2dSame) and conv.bias is None
+            and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
+            and not _hooked(conv))
+
+
+def gated_projection(x: torch.Tensor, gate: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+    """``conv(x * gate)`` of a 1x1 convolution, with the gate multiplied into its weight.
+
+    x: (N, C, H, W). gate: (N, C, 1, 1). (N, C', H, W). Where an image has more pixels than the
+    convolution has outputs, the weights of a batch are smaller than what the product would be.
+    """
+    count, channels, height, width = x.shape
+    weight = conv.weight.flatten(1) * gate.flatten(1)[:, None]
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        rows = x.permute(0, 2, 3, 1).reshape(count, height * width, channels)
+        return (rows @ weight.transpose(1, 2)).view(count, height, width, -1).permute(0, 3, 1, 2)
+    return (weight @ x.flatten(2)).view(count, -1, height, width)
+
+
+def foldable(x, gate: nn.Module, module: ConvModule) -> bool:
+    """Whether ``gated_projection`` computes what gate and convolution would, and moves less."""
+    conv = module.conv
+    return (_differentiated(x) and movable(conv) and not (_hooked(gate) or _hooked(module))
+            and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+            and conv.out_channels < x.shape[2] * x.shape[3])
+
+
+def _differentiated(x) -> bool:
+    """Whether autograd records; a compiler chooses itself what to keep, a tracer keeps nothing."""
+    return (torch.is_grad_enabled() and isinstance(x, torch.Tensor)
+            and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
+
+
+def _hooked(module: nn.Module | None) -> bool:
+    """Whether something looks at what a module is given or gives, which has to be run as one."""
+    return module is not None and bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        or module._backward_pre_hooks)
