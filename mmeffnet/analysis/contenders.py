@@ -14,12 +14,16 @@ from torch import nn
 from mmeffnet.errors import one_line
 from mmeffnet.models import EfficientNet, EfficientNetHead
 from mmeffnet.models.efficientnet import CONVS
+from mmeffnet.models.recompute import choose_backward
 from mmeffnet.variants import VARIANTS
 from mmeffnet.weights.translate import to_layout
 
 CLASSES = 1000
 OURS, OURS_SYMMETRIC = 'mmeffnet', 'mmeffnet symmetric'
 OURS_DEPLOYED = 'mmeffnet deployed'
+# Ours by its name in a benchmark of training -> the backward pass it has.
+LEAN = {'mmeffnet lean': dict(memory_efficient=True, fast_gradients=False),
+        'mmeffnet lean and fast': dict(memory_efficient=True, fast_gradients=True)}
 
 # Largest difference of the logits in float32, as a share of the largest logit. Rounding gives
 # 1e-6; a wrong pad, eps, order or activation 1e-3 and more.
@@ -121,7 +125,7 @@ LIBRARIES = {
     'torchvision': Library(_torchvision, 'torchvision', OURS_SYMMETRIC),
     'efficientnet_pytorch': Library(_efficientnet_pytorch, 'lukemelas'),
 }
-NAMES = (OURS, OURS_SYMMETRIC, OURS_DEPLOYED, *LIBRARIES)
+NAMES = (OURS, OURS_SYMMETRIC, OURS_DEPLOYED, *LEAN, *LIBRARIES)
 
 
 def contenders(variant: str, libraries: Sequence[str], say: Callable[[str], None]
@@ -163,6 +167,17 @@ def deployed(contender: Contender) -> Contender:
     network.backbone.switch_to_deploy()
     return Contender(library=OURS_DEPLOYED, network=network, reference=contender.reference,
                      gap=difference(network, contender.network))
+
+
+def lean(contender: Contender) -> list[Contender]:
+    """Ours with each of the other backward passes, for training alone."""
+    found = []
+    for name, switches in LEAN.items():
+        network = copy.deepcopy(contender.network)
+        choose_backward(network.backbone.layers, **switches)
+        found.append(Contender(library=name, network=network, reference=contender.reference,
+                               gap=difference(network, contender.network)))
+    return found
 
 
 def _loaded(network: nn.Module, state) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 
 from mmeffnet.analysis import clock as clocks
 from mmeffnet.analysis.compiler import compiling, forget, warm
-from mmeffnet.analysis.contenders import Contender, contenders, deployed, relative
+from mmeffnet.analysis.contenders import Contender, contenders, deployed, lean, relative
 from mmeffnet.analysis.speed_rows import Ceilings, Row
 from mmeffnet.analysis.steps import TRAIN, Setting, Step, batch_for
 from mmeffnet.errors import one_line
@@ -31,7 +31,8 @@ class Plan:
     """What is measured.
 
     size: pixels, None for each variant's own. budget: seconds, or None. deploy: whether ours is
-    there with BatchNorm folded too, in inference.
+    there with BatchNorm folded too, in inference. lean: whether ours is there with the backward
+    passes of ``memory_efficient`` and ``fast_gradients`` too, in training.
     """
     variants: Sequence[str]
     modes: Sequence[str]
@@ -43,6 +44,7 @@ class Plan:
     rounds: int = 10
     budget: float | None = None
     deploy: bool = False
+    lean: bool = False
 
 
 def measure_ceilings(device: torch.device, settings: Sequence[Setting]) -> Ceilings:
@@ -83,9 +85,10 @@ class Benchmark:
             self.tell(f'building {variant}')
             networks = contenders(variant, plan.libraries, self.say)
             for mode in plan.modes:
-                folded = [deployed(networks[0])] if plan.deploy and mode != TRAIN else []
+                forms = [deployed(networks[0])] if plan.deploy and mode != TRAIN else []
+                forms += lean(networks[0]) if plan.lean and mode == TRAIN else []
                 for batch in plan.batches:
-                    yield self._group(variant, mode, batch, [*networks, *folded])
+                    yield self._group(variant, mode, batch, [*networks, *forms])
                     self.done += 1
                     if compiled:
                         forget()

@@ -8,13 +8,14 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmeffnet.analysis.contenders import OURS, OURS_DEPLOYED, OURS_SYMMETRIC
+from mmeffnet.analysis.contenders import LEAN, OURS, OURS_DEPLOYED, OURS_SYMMETRIC
 from mmeffnet.analysis.speed_rows import Row
 from mmeffnet.files import whole
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; ours are blue.
 # Each bar is named beside it, too.
 COLOURS = {OURS: '#0072B2', OURS_SYMMETRIC: '#56B4E9', OURS_DEPLOYED: '#00446B',
+           **dict(zip(LEAN, ('#2E5FA3', '#7A9FD4'), strict=True)),
            'mmpretrain': '#E69F00', 'timm': '#009E73', 'torchvision': '#CC79A7',
            'efficientnet_pytorch': '#999999'}
 INK, FAINT = '#1B2733', '#66727D'

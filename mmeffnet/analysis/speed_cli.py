@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
                         'by +; a choice for the device by default')
     result.add_argument('--deploy', action='store_true',
                         help='ours as switch_to_deploy() leaves it too, in inference')
+    result.add_argument('--lean', action='store_true',
+                        help='ours with memory_efficient, and with fast_gradients as well, too, '
+                        'in training')
     result.add_argument('--size', type=int, metavar='PX',
                         help="side of the images; each variant's own by default")
     result.add_argument('--rounds', type=int, default=10, metavar='N',
@@ -101,7 +104,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return Plan(variants=unique(args.variants), modes=unique(args.mode),
                 batches=unique(args.batch), settings=unique(settings),
                 libraries=unique(args.against), device=device, size=args.size,
-                rounds=args.rounds, budget=args.budget, deploy=args.deploy)
+                rounds=args.rounds, budget=args.budget, deploy=args.deploy,
+                lean=args.lean)
 
 
 def unique(values: list) -> list:

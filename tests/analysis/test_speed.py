@@ -245,6 +245,18 @@ def test_ours_as_deployed_is_there_in_inference_alone_and_moves_less():
     assert deployed.moved < 0.9 * plain.moved
 
 
+def test_ours_with_other_backward_passes_is_there_in_training_alone_and_keeps_less():
+    (infer, train), said = measured(plan(modes=[INFER, TRAIN], batches=[2], size=64, lean=True,
+                                         libraries=[]))
+    assert not said
+    assert [[row.library for row in rows] for rows in (infer, train)] == [
+        [OURS], [OURS, *contenders.LEAN]]
+    plain, *lean = train
+    for row in lean:
+        assert row.saved < 0.6 * plain.saved
+        assert row.gap < 1e-5
+
+
 def test_the_share_that_is_done_grows_to_all(networks):
     shares = []
     measured(plan(batches=[1, 2]), lambda text, share: shares.append(share))
