@@ -129,6 +129,14 @@ def own_default_scope():
     DefaultScope._instance_dict = before
 
 
+@pytest.fixture(autouse=True)
+def own_compilations():
+    """No test finds what another compiled: at a second size, a compiler leaves sizes open."""
+    yield
+    if 'torch._dynamo' in sys.modules:
+        sys.modules['torch._dynamo'].reset()
+
+
 @pytest.fixture
 def fails(tmp_path, monkeypatch, capsys):
     """Run a tool in this process and give back the one line it ends with."""

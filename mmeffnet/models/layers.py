@@ -16,9 +16,21 @@ def same_padding(size, kernel: int, stride: int, dilation: int = 1):
     one comes after. Source: TensorFlow's documentation of ``tf.nn``, "padding".
     """
     reach = (kernel - 1) * dilation + 1
-    total = ((size + stride - 1) // stride - 1) * stride + reach - size
+    total = reach - stride + _shortfall(size, stride)
     # A kernel shorter than its stride may need less than nothing.
     return total if reach >= stride else max(total, 0)
+
+
+def _shortfall(size, stride: int):
+    """Elements that the last stride along an axis lacks.
+
+    Where torch.compile leaves the size open it is a number all the same, and the graph is for
+    the sizes that lack as many: kept as a formula, the sizes of one stage after another grow
+    into formulas that take the compiler minutes.
+    """
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        return next(i for i in range(stride) if (size + i) % stride == 0)
+    return (size + stride - 1) // stride * stride - size  # OpenVINO knows no remainders
 
 
 def _open_size(x) -> bool:

@@ -193,13 +193,27 @@ def test_exported_network_is_right_at_its_size(tiny, size):
 
 
 def test_compiled_network_is_right_at_even_and_odd_sizes(tiny):
-    torch.compiler.reset()
-    # One graph a size: a symbolic size is halved five times, which takes minutes to compile.
+    # One graph a size: with open sizes PyTorch takes the better part of a minute.
     network = torch.compile(tiny, backend='aot_eager', fullgraph=True, dynamic=False)
     with torch.no_grad():
         for size in ((64, 64), (63, 66)):
             image = torch.randn(1, 3, *size)
             assert_same_outputs(network(image), tiny(image))
+
+
+def test_open_sizes_are_compiled_once_for_each_parity():
+    layers = nn.Sequential(*[Conv2dSame(2, 2, kernel, stride=2) for kernel in (3, 5, 3)])
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(layers, backend=backend, fullgraph=True, dynamic=True)
+    for size, count in {(64, 96): 1, (128, 32): 1, (63, 96): 2, (79, 160): 2}.items():
+        image = torch.randn(3, 2, *size)
+        torch.testing.assert_close(compiled(image), layers(image))
+        assert len(graphs) == count, size
 
 
 # Initial weights.
