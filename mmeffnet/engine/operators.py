@@ -99,7 +99,7 @@ def compile_wheel(folder: Path, jobs: int) -> Path:
     with tempfile.TemporaryDirectory(prefix='mmeffnet-operators-') as work:
         wrapped = _with_standard(Path(work) / 'cxx', compiler)
         environment = dict(os.environ, CXX=str(wrapped), CC=str(wrapped), MMCV_WITH_OPS='1',
-                           MAX_JOBS=str(jobs))
+                           MAX_JOBS=str(jobs), PIP_QUIET='0')  # the bar reads what pip says
         environment['NVCC_APPEND_FLAGS'] = f'{os.environ.get("NVCC_APPEND_FLAGS", "")} {STANDARD}'
         command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-cache-dir',
                    '--no-build-isolation', '--no-binary', ':all:', '-v', '-w', str(folder),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from peers import TINY, calibrated
 from PIL import Image
 
+from mmeffnet import EfficientNet
 from mmeffnet.analysis.contenders import random_weights
 from mmeffnet.engine import cli as engine_cli
 from mmeffnet.engine import run
@@ -21,6 +23,7 @@ FORMATS = [pytest.param(kind, marks=[] if all(map(find_spec, needed)) else pytes
     reason='pip install "mmeffnet[export]"')) for kind, needed in NEEDED.items()]
 ONNX = pytest.mark.skipif(not all(map(find_spec, NEEDED['onnx'])),
                           reason='pip install "mmeffnet[export]"')
+TINY_FILES = ('tiny.py', 'tiny.pth')
 SIZE = 65  # odd: each stride pads lopsidedly or evenly by turns
 
 
@@ -32,8 +35,16 @@ def folder(tmp_path_factory):
     state = random_weights('b0')
     state['head.fc.weight'], state['head.fc.bias'] = torch.randn(8, 1280), torch.randn(8)
     classes = [f'kind {i}' for i in range(8)]
-    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=classes))),
-               folder / 'b0.pth')
+    meta = dict(dataset_meta=dict(classes=classes))
+    torch.save(dict(state_dict=state, meta=meta), folder / 'b0.pth')
+    # A network that exporters are done with sooner: every kind of block and every stride.
+    backbone = calibrated(EfficientNet(arch=TINY))
+    state = {f'backbone.{key}': value for key, value in backbone.state_dict().items()}
+    state |= {'head.fc.weight': torch.randn(8, 32), 'head.fc.bias': torch.randn(8)}
+    torch.save(dict(state_dict=state, meta=meta), folder / 'tiny.pth')
+    (folder / 'tiny.py').write_text("_base_ = './small.py'\nmodel = dict(backbone=dict("
+                                    f"arch={dict(_delete_=True, **TINY)!r}), "
+                                    'head=dict(in_channels=32))')
     (folder / 'small.py').write_text(f'''
 _base_ = [{config_path('efficientnet/efficientnet-b0_8xb32_in1k.py')!r}]
 model = dict(head=dict(num_classes=8))
@@ -58,17 +69,17 @@ test_evaluator = val_evaluator
     return folder
 
 
-def export(folder, kind, name, *flags):
+def export(folder, kind, name, *flags, of=('small.py', 'b0.pth')):
     """Export in this process: the path of the file."""
     out = folder / f'{name}{runtime.SUFFIXES[kind]}'
-    cli.main([str(folder / 'small.py'), str(folder / 'b0.pth'), '--format', kind, '--out',
-              str(out), '--pictures', str(folder / 'pictures'), *flags])
+    cli.main([*(str(folder / one) for one in of), '--format', kind, '--out', str(out),
+              '--pictures', str(folder / 'pictures'), *flags])
     return out
 
 
-def classifier_of(folder):
+def classifier_of(folder, config='small.py', checkpoint='b0.pth'):
     from mmengine.config import Config
-    return graph.read_classifier(Config.fromfile(folder / 'small.py'), str(folder / 'b0.pth'))
+    return graph.read_classifier(Config.fromfile(folder / config), str(folder / checkpoint))
 
 
 def ops(path):
@@ -99,13 +110,13 @@ def test_a_file_gives_the_logits_of_the_network(kind, folder, capsys):
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_an_open_graph_is_right_at_other_sizes_and_batches_and_normalises(kind, folder, capsys):
-    path = export(folder, kind, 'open', '--dynamic', 'batch,size', '--preprocess')
+    path = export(folder, kind, 'open', '--dynamic', 'batch,size', '--preprocess', of=TINY_FILES)
     said = capsys.readouterr().out
     assert len(re.findall(r'px: logits within', said)) == 1 + len(check.OTHER_SIZES)
     call, metadata = runtime.open_exported(path)
     assert metadata['normalised_inside']
     images = torch.randint(0, 256, (3, 3, 77, 98), dtype=torch.uint8)
-    classifier = classifier_of(folder)
+    classifier = classifier_of(folder, *TINY_FILES)
     with torch.no_grad():
         expected = classifier.network(check.prepared(images, classifier, False))
     assert (call(images) - expected).abs().max() < 1e-3 * expected.abs().max()
@@ -131,12 +142,12 @@ def test_a_fixed_graph_has_no_arithmetic_of_shapes_and_no_folded_batchnorm(folde
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_the_test_tool_evaluates_a_file_like_the_checkpoint(kind, folder):
-    path = export(folder, kind, 'tested', '--dynamic', 'batch')
+    path = export(folder, kind, 'tested', '--dynamic', 'batch', of=TINY_FILES)
     results = []
-    for name in (folder / 'b0.pth', path):
+    for name in (folder / 'tiny.pth', path):
         out = folder / f'{Path(name).name}.json'
         run.test(engine_cli.parse(engine_cli.test_parser(), [
-            str(folder / 'small.py'), str(name), '--work-dir', 'tested', '--out', str(out),
+            str(folder / 'tiny.py'), str(name), '--work-dir', 'tested', '--out', str(out),
             '--out-item', 'metrics']))
         results.append(json.loads(out.read_text()))
     assert results[0] == results[1]
@@ -193,7 +204,7 @@ def test_a_file_that_differs_is_removed_and_is_an_error(folder, capsys, monkeypa
 
 def tested(capsys, *argv):
     with pytest.raises(SystemExit) as exit_:
-        run.test(engine_cli.parse(engine_cli.test_parser(), ['small.py', *argv, '--work-dir', 'x']))
+        run.test(engine_cli.parse(engine_cli.test_parser(), ['tiny.py', *argv, '--work-dir', 'x']))
     assert exit_.value.code in (1, 2)
     return capsys.readouterr().err.strip().splitlines()[-1]
 
@@ -202,12 +213,12 @@ def tested(capsys, *argv):
     ('data_preprocessor.mean=[0,0,0]', 'was exported for images with mean'),
     ('model.head.num_classes=9', 'has 8 classes and the config has 9')])
 def test_a_file_and_a_config_that_do_not_fit_are_named(folder, capsys, options, words):
-    path = export(folder, 'torchscript', 'misfit')
+    path = export(folder, 'torchscript', 'misfit', of=TINY_FILES)
     assert words in tested(capsys, str(path), '--cfg-options', options)
 
 
 def test_a_file_for_another_size_says_so(folder, capsys):
-    path = export(folder, 'torch-export', 'larger', '--size', '97')
+    path = export(folder, 'torch-export', 'larger', '--size', '97', of=TINY_FILES)
     assert 'takes images of [97, 97] px and the pipeline gives [65, 65]' in tested(
         capsys, str(path))
 
