@@ -5,7 +5,9 @@ import shutil
 import pytest
 import torch
 from conftest import TINY, run_tool
+from peers import TINY as EVERY_BLOCK
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from mmeffnet.engine import adjust, cli, execution
 from mmeffnet.errors import InputError
@@ -63,6 +65,17 @@ def test_compiling_changes_neither_keys_nor_results():
     for one, other in zip(outputs(model, image), outputs(plain, image), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['training', 'inference'])
+def test_one_graph_serves_all_batches_from_the_second_size_on(training):
+    counter = CompileCounter()
+    model = EfficientNet(EVERY_BLOCK).double().train(training)
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    with torch.set_grad_enabled(training):
+        for batch in (2, 3, 5, 8):
+            compiled(torch.rand(batch, 3, 64, 48, dtype=torch.float64))
+    assert counter.frame_count == 2  # of the first size alone, and of every other
 
 
 @pytest.mark.parametrize('change', [execution.compile_network, execution.channels_last])
