@@ -12,6 +12,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 import mmeffnet  # noqa: E402
@@ -134,7 +135,7 @@ def own_compilations():
     """No test finds what another compiled: at a second size, a compiler leaves sizes open."""
     yield
     if 'torch._dynamo' in sys.modules:
-        sys.modules['torch._dynamo'].reset()
+        torch.compiler.reset()
 
 
 @pytest.fixture

@@ -62,6 +62,8 @@ def test_anchors_on_another_grid_than_the_levels_are_refused():
 
 def test_strides_as_pairs_mean_the_same():
     check_model(retinanet(strides=[(8, 8), (16, 16), (32, 32), (64, 64), (128, 128)]))
+    with pytest.raises(InputError, match=r'write strides='):
+        check_model(retinanet(strides=[(4, 4), (16, 16), (32, 32), (64, 64), (128, 128)]))
 
 
 def test_points_of_fcos_are_held_against_the_levels():
@@ -110,6 +112,8 @@ def test_head_that_does_not_fit_its_output_is_refused(head, message):
 
 def test_index_order_of_a_head_is_kept():
     check_model(segmentor(in_index=[2, 0], in_channels=[112, 24]))
+    with pytest.raises(InputError, match=r'write in_channels=\[112, 24\]'):
+        check_model(segmentor(in_index=[2, 0], in_channels=[24, 112]))
 
 
 def test_one_of_several_auxiliary_heads_is_named_by_its_place():
@@ -141,6 +145,9 @@ def test_neck_that_counts_from_the_coarsest_level_is_known():
     yolo = dict(backbone=backbone(3, 4, 5),
                 neck=dict(type='YOLOV3Neck', in_channels=[320, 112, 40]))
     check_model(yolo)
+    yolo['neck']['in_channels'] = [40, 112, 320]
+    with pytest.raises(InputError, match=r'write in_channels=\[320, 112, 40\]'):
+        check_model(yolo)
 
 
 @pytest.mark.parametrize('model', [

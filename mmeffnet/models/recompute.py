@@ -40,8 +40,7 @@ class _NormSwish(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, *fixed)
         ctx.eps, ctx.conv = norm.eps, conv
         out = F.silu(normed, inplace=True)
-        return out if conv is None else conv._conv_forward(out, conv_weight.detach(),
-                                                                None)
+        return out if conv is None else conv._conv_forward(out, conv_weight.detach(), None)
 
     @staticmethod
     @once_differentiable

@@ -246,7 +246,13 @@ def test_a_state_dict_that_does_not_fit_is_refused(change, message):
 def test_its_own_state_dict_loads_strictly():
     network = ours('d0', repeats=1, stacked_convs=1)
     state = network.state_dict()
-    ours('d0', repeats=1, stacked_convs=1).load_state_dict(state, strict=True)
+    other = ours('d0', repeats=1, stacked_convs=1)
+    with torch.no_grad():
+        for tensor in other.state_dict().values():
+            tensor.fill_(7)
+    other.load_state_dict(state, strict=True)
+    for key, tensor in other.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
 
 
 @pytest.mark.parametrize(('field', 'value', 'message'), [
