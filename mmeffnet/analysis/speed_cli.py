@@ -25,6 +25,7 @@ from mmeffnet.analysis.steps import INFER, TRAIN, Setting
 from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.inference.network import choose_device
+from mmeffnet.inference.run import output_folder
 from mmeffnet.variants import VARIANTS
 
 SETTINGS = {
@@ -80,7 +81,7 @@ def main(argv=None) -> None:
     args = parser().parse_args(argv)
     with one_line_errors():
         plan, baseline = plan_of(args), baseline_of(args.baseline)
-        run(plan, baseline, args.out)
+        run(plan, baseline, output_folder(args.out) if args.out else None)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -95,6 +96,9 @@ def plan_of(args: argparse.Namespace) -> Plan:
         for value in values:
             if value is not None and not value >= least:
                 raise InputError(f'{flag} {value} must be at least {least}')
+    for flag, given, mode in (('--deploy', args.deploy, INFER), ('--lean', args.lean, TRAIN)):
+        if given and mode not in args.mode:
+            raise InputError(f'{flag} is for --mode {mode}, and {" ".join(args.mode)} is asked for')
     device = choose_device(args.device)
     if device.type not in SETTINGS:
         raise InputError(f'--device {str(device)!r}: the benchmark knows {" and ".join(SETTINGS)}')

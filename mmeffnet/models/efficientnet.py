@@ -91,6 +91,10 @@ class EfficientNet(BaseModule):
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate={drop_path_rate!r} must be at least 0, below 1')
         self.drop_path_rate = drop_path_rate
+        for name, value in (('memory_efficient', memory_efficient),
+                            ('fast_gradients', fast_gradients)):
+            if not isinstance(value, bool):  # 'no' from a command line would mean yes
+                raise ValueError(f'{name}={value!r} must be True or False')
         self.output_stride = output_stride
 
         conv = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)

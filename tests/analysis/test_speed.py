@@ -418,6 +418,9 @@ def test_the_chart_has_a_panel_for_each_group_and_a_bar_for_each_row():
     (['--baseline', 'tim'], "--baseline 'tim': 'tim' is no library; did you mean 'timm'?"),
     (['--baseline', 'timm:fast'], "--baseline 'fast': 'fast' is no setting"),
     (['--budget', '0'], 'nothing could be measured'),
+    (['--lean', '--mode', 'infer'], '--lean is for --mode train, and infer is asked for'),
+    (['--deploy', '--mode', 'train'], '--deploy is for --mode infer, and train is asked for'),
+    (['--out', '/proc/nowhere'], '--out /proc/nowhere: nothing can be written there'),
 ])
 def test_a_wrong_argument_is_one_line(argv, words, networks, capsys, monkeypatch):
     monkeypatch.delenv('MMEFFNET_TRACEBACK', raising=False)

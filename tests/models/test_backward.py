@@ -254,6 +254,13 @@ def test_one_value_per_channel_is_refused_as_in_plain_layers():
         layer(torch.zeros(1, 3, 1, 1))
 
 
+@pytest.mark.parametrize('name', ['memory_efficient', 'fast_gradients'])
+@pytest.mark.parametrize('value', ['no', 1, None])
+def test_a_switch_is_true_or_false(name, value):
+    with pytest.raises(ValueError, match=f'{name}={value!r} must be True or False'):
+        EfficientNet(arch=TINY, **{name: value})
+
+
 def test_without_gradients_it_is_the_plain_network():
     net = network(memory_efficient=True, fast_gradients=True)
     plain, x = network(), images(64, 64, batch=2)
