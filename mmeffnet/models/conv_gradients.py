@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from mmeffnet.models.layers import Conv2dSame
+from mmeffnet.models.formulas import INPUT, LIBRARY, WEIGHT
+from mmeffnet.models.layers import split_padding
 
-LIBRARY = 'library'
-HALVES = (torch.bfloat16, torch.float16)
 ROUNDS = 3
 GAIN = 0.9  # share of the library's time that another formula must stay below
 
@@ -27,21 +26,20 @@ GAIN = 0.9  # share of the library's time that another formula must stay below
 CHOICES: dict[tuple, str] = {}
 
 
-def conv_gradients(conv: nn.Conv2d, grad, x, weight, needed: tuple[bool, bool]):
+def conv_gradients(conv: nn.Conv2d, grad, x, weight, needed: tuple[bool, bool], size=None):
     """Gradients of input and weight of ``conv``, each None where it is not needed.
 
     grad: (N, C', H', W'), that of the output. x: (N, C, H, W), the input. weight: that of
-    ``conv``. Where ``conv.fast_gradients`` is set, formulas are chosen as the module says.
+    ``conv``. size: (H, W), where x has the zeros already that ``conv`` adds at its end alone.
+    Where ``conv.fast_gradients`` is set, formulas are chosen as the module says.
     """
-    size, padding = x.shape[-2:], conv.padding
-    if isinstance(conv, Conv2dSame) and conv.depends_on_size:
-        total = conv.zeros(size)
-        padding = tuple(t // 2 for t in total)
-        if any(t % 2 for t in total):
-            x = F.pad(x, (0, total[1] % 2, 0, total[0] % 2))
+    padding, odd = split_padding(conv, size or x.shape[-2:])
+    if size is None:
+        size = x.shape[-2:]
+        x = F.pad(x, (0, odd[1], 0, odd[0])) if any(odd) else x
     kind, wide_kind = x.dtype, weight.dtype
     # Autocast computes in another type than that of the weight.
-    problem = (grad, x.to(grad.dtype), weight.to(grad.dtype), conv.stride, tuple(padding),
+    problem = (grad, x.to(grad.dtype), weight.to(grad.dtype), conv.stride, padding,
                conv.dilation, conv.groups)
     grad_x = grad_weight = None
     if needed[0]:
@@ -76,59 +74,6 @@ def wants_fast_gradients(conv: nn.Conv2d) -> bool:
     """Whether the backbone was built with ``fast_gradients``, and numbers may depend on a clock."""
     return (getattr(conv, 'fast_gradients', False)
             and not torch.are_deterministic_algorithms_enabled())
-
-
-def _library(grad, x, weight, stride, padding, dilation, groups, *, mask):
-    grads = torch.ops.aten.convolution_backward(grad, x, weight, None, stride, padding, dilation,
-                                                False, [0, 0], groups, [*mask, False])
-    return grads[0] if mask[0] else grads[1]
-
-
-def _input(*problem):
-    return _library(*problem, mask=(True, False))
-
-
-def _input_in_float32(grad, x, weight, *geometry):
-    # Nothing but the shape of x is looked at.
-    shape = torch.empty_strided(x.shape, x.stride(), dtype=torch.float32, device=x.device)
-    return _input(grad.float(), shape, weight.float(), *geometry)
-
-
-def _input_flipped(grad, x, weight, stride, padding, dilation, groups):
-    """The convolution of the output's gradient with the flipped kernel, at stride 1."""
-    around = [d * (k - 1) - p for d, k, p in zip(dilation, weight.shape[-2:], padding)]
-    return F.conv2d(grad, weight.flip((2, 3)), None, 1, around, dilation, groups)
-
-
-def _input_flipped_in_float32(grad, x, weight, *geometry):
-    return _input_flipped(grad.float(), x, weight.float(), *geometry)
-
-
-def _weight(*problem):
-    return _library(*problem, mask=(False, True))
-
-
-def _weight_in_float32(grad, x, weight, *geometry):
-    return _weight(grad.float(), x.float(), weight.float(), *geometry)
-
-
-def _narrow(problem) -> bool:
-    return problem[0].dtype in HALVES
-
-
-def _flat(problem) -> bool:
-    """Whether a flipped kernel goes backward: no stride, and no more zeros than it reaches."""
-    _, _, weight, stride, padding, dilation, _ = problem
-    return tuple(stride) == (1, 1) and all(
-        p <= d * (k - 1) for p, d, k in zip(padding, dilation, weight.shape[-2:]))
-
-
-# Name -> formula, and whether it can be used.
-INPUT = {LIBRARY: (_input, lambda _: True), 'float32': (_input_in_float32, _narrow),
-         'flipped': (_input_flipped, _flat),
-         'flipped in float32': (_input_flipped_in_float32,
-                                lambda problem: _narrow(problem) and _flat(problem))}
-WEIGHT = {LIBRARY: (_weight, lambda _: True), 'float32': (_weight_in_float32, _narrow)}
 
 
 def _chosen(of: str, formulas: dict, conv: nn.Conv2d, problem: tuple):

@@ -103,6 +103,15 @@ class Conv2dSame(nn.Conv2d):
         return super().extra_repr() + (', padding=same' if self.depends_on_size else '')
 
 
+def split_padding(conv: nn.Conv2d, size) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Zeros along height and width of an input of this size: those on both sides, which the
+    convolution adds by itself, and those at the end alone."""
+    if not (isinstance(conv, Conv2dSame) and conv.depends_on_size):
+        return tuple(conv.padding), (0, 0)
+    total = conv.zeros(size)
+    return tuple(t // 2 for t in total), tuple(t % 2 for t in total)
+
+
 @WEIGHT_INITIALIZERS.register_module()
 class FanOutNormal:
     """Initial weights of every convolution: normal, variance 2 / fan-out, bias 0.

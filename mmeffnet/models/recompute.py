@@ -16,7 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
-from mmeffnet.models.layers import Conv2dSame
+from mmeffnet.models.layers import Conv2dSame, split_padding
 
 SWISH = (nn.SiLU, Swish)
 BACKWARD = torch.ops.aten.native_batch_norm_backward
@@ -39,8 +39,11 @@ class _NormSwish(torch.autograd.Function):
         fixed = () if training else [value.clone() for value in running]
         ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, *fixed)
         ctx.eps, ctx.conv = norm.eps, conv
-        out = F.silu(normed, inplace=True)
-        return out if conv is None else conv._conv_forward(out, conv_weight.detach(), None)
+        if conv is None:
+            return F.silu(normed, inplace=True)
+        even, odd = split_padding(conv, x.shape[-2:])
+        return F.conv2d(_swish(normed, odd, inplace=True), conv_weight.detach(), None,
+                        conv.stride, even, conv.dilation, conv.groups)
 
     @staticmethod
     @once_differentiable
@@ -49,14 +52,30 @@ class _NormSwish(torch.autograd.Function):
         training, needed, conv_grad = not running, ctx.needs_input_grad, None
         normed = _normalise(x, running or (mean, invstd.pow(-2) - ctx.eps), weight, bias, ctx.eps)
         if ctx.conv is not None:
-            grad, conv_grad = conv_gradients(ctx.conv, grad, F.silu(normed), conv_weight,
-                                              (any(needed[:3]), needed[3]))
+            size = x.shape[-2:]
+            given = _swish(normed, split_padding(ctx.conv, size)[1])
+            grad, conv_grad = conv_gradients(ctx.conv, grad, given, conv_weight,
+                                             (any(needed[:3]), needed[3]), size)
         if not any(needed[:3]):
             return None, None, None, conv_grad, None, None, None
         grad = SWISH_BACKWARD(grad, normed, grad_input=normed)
         grads = BACKWARD(grad, x, weight, *(running or (None, None)), mean, invstd, training,
                          ctx.eps, needed[:3])
         return *(g if n else None for g, n in zip(grads, needed)), conv_grad, None, None, None
+
+
+def _swish(x, odd: tuple[int, int], inplace: bool = False):
+    """Swish of ``x``, with ``odd`` zeros at the end of height and width: no copy appends them."""
+    if not any(odd):
+        return F.silu(x, inplace)
+    *_, height, width = x.shape
+    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+    result = torch.empty((*x.shape[:2], height + odd[0], width + odd[1]), dtype=x.dtype,
+                         device=x.device, memory_format=layout)
+    torch.ops.aten.silu.out(x, out=result[..., :height, :width])
+    result[..., height:, :] = 0
+    result[..., :height, width:] = 0
+    return result
 
 
 def _normalise(x, statistics, weight, bias, eps):
@@ -148,6 +167,18 @@ def gated_projection(x: torch.Tensor, gate: torch.Tensor, conv: nn.Conv2d) -> to
         rows = x.permute(0, 2, 3, 1).reshape(count, height * width, channels)
         return (rows @ weight.transpose(1, 2)).view(count, height, width, -1).permute(0, 3, 1, 2)
     return (weight @ x.flatten(2)).view(count, -1, height, width)
+
+
+def spatial_mean(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) to (N, C, 1, 1).
+
+    The gradient of a sum is a view of a small tensor, where that of a mean is a large one, in
+    another layout than channels last. Half precision could not hold the sum, and autocast on
+    accelerators would copy the input to float32 for it.
+    """
+    if not _differentiated(x) or x.dtype == torch.float16 or x.device.type != 'cpu':
+        return x.mean((2, 3), keepdim=True)
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 def foldable(x, gate: nn.Module, module: ConvModule) -> bool:
