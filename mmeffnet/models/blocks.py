@@ -16,6 +16,7 @@ from mmeffnet.models.recompute import (
     movable,
     norm_swish,
     recomputable,
+    spatial_mean,
 )
 
 
@@ -35,7 +36,7 @@ class SqueezeExcite(nn.Module):
 
     def gate(self, x):
         """(N, C, H, W) to (N, C, 1, 1)."""
-        return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+        return self.conv2(self.conv1(spatial_mean(x)))
 
     def forward(self, x):
         return x.mul_(self.gate(x)) if _may_overwrite(self) else x * self.gate(x)

@@ -10,6 +10,7 @@ from torch import nn
 from mmeffnet import EfficientNet
 from mmeffnet.arch import Block
 from mmeffnet.models.blocks import BLOCKS, SqueezeExcite
+from mmeffnet.models.recompute import spatial_mean
 
 
 def make(kind='mbconv', *, drop_path_rate=0.0, with_cp=False, **fields):
@@ -203,3 +204,23 @@ def test_compiled_recomputation_updates_statistics_once():
     plain.train()(x).sum().backward()
     torch.compile(again.train(), backend='aot_eager', fullgraph=True)(x).sum().backward()
     torch.testing.assert_close(again.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_the_mean_of_a_gate_is_exact_and_its_gradient_a_view(dtype):
+    """A mean of its own would make it a tensor as large as the input, in another layout."""
+    torch.manual_seed(0)
+    x = (300 * torch.rand(2, 3, 40, 40) + 200).to(dtype, memory_format=torch.channels_last)
+    x.requires_grad_()
+    seen = []
+    given = x * 1
+    given.register_hook(seen.append)
+    mean = spatial_mean(given)
+    mean.backward(torch.arange(6).to(dtype).view(2, 3, 1, 1))
+    expected = x.detach().double().mean((2, 3), keepdim=True)
+    assert mean.dtype == dtype
+    # The sum of these is beyond what float16 can hold.
+    torch.testing.assert_close(mean.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
+    gradient = torch.arange(6).view(2, 3, 1, 1).expand(x.shape) / 1600
+    torch.testing.assert_close(x.grad, gradient.to(dtype))
+    assert (seen[0].stride()[2:] == (0, 0)) == (dtype != torch.float16)
