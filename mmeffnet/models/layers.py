@@ -55,11 +55,35 @@ def conv2d_same(x, weight, bias, stride, dilation, groups):
 
 def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
     """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
-    # The convolution pads evenly by itself; only an odd zero has to be appended.
-    odd = [t % 2 for t in total]
-    if any(odd):
+    even, odd = [t // 2 for t in total], [t % 2 for t in total]
+    if not any(odd):
+        return F.conv2d(x, weight, bias, stride, even, dilation, groups)
+    if not _may_drop(x, weight, stride, dilation):
+        # The convolution pads evenly by itself; only an odd zero has to be appended.
         x = F.pad(x, (0, odd[1], 0, odd[0]))
-    return F.conv2d(x, weight, bias, stride, [t // 2 for t in total], dilation, groups)
+        return F.conv2d(x, weight, bias, stride, even, dilation, groups)
+    more = [e + o * s for e, o, s in zip(even, odd, stride)]
+    out = F.conv2d(x, weight, bias, stride, more, dilation, groups)[:, :, odd[0]:, odd[1]:]
+    return out.contiguous(memory_format=_layout(x))
+
+
+def _may_drop(x, weight, stride, dilation) -> bool:
+    """Whether to pad evenly by one stride more, and to drop the first row and column of outputs.
+
+    The numbers are the same, and what is copied is the output. It is done where that is the
+    smaller and no gradients are taken, which are slow with such a padding in PyTorch's library
+    for CPUs; and not for inputs of a few pixels, where the library sums in another order.
+    """
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return (x.device.type == 'cpu' and not learns and not torch.compiler.is_compiling()
+            and weight.shape[0] < x.shape[1] * stride[0] * stride[1]
+            and all(size > 2 * d * (k - 1) for size, d, k in zip(
+                x.shape[-2:], dilation, weight.shape[-2:])))
+
+
+def _layout(x) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 @MODELS.register_module()

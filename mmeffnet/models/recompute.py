@@ -39,11 +39,8 @@ class _NormSwish(torch.autograd.Function):
         fixed = () if training else [value.clone() for value in running]
         ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, *fixed)
         ctx.eps, ctx.conv = norm.eps, conv
-        if conv is None:
-            return F.silu(normed, inplace=True)
-        even, odd = split_padding(conv, x.shape[-2:])
-        return F.conv2d(_swish(normed, odd, inplace=True), conv_weight.detach(), None,
-                        conv.stride, even, conv.dilation, conv.groups)
+        out = F.silu(normed, inplace=True)
+        return out if conv is None else conv._conv_forward(out, conv_weight.detach(), None)
 
     @staticmethod
     @once_differentiable
@@ -64,10 +61,10 @@ class _NormSwish(torch.autograd.Function):
         return *(g if n else None for g, n in zip(grads, needed)), conv_grad, None, None, None
 
 
-def _swish(x, odd: tuple[int, int], inplace: bool = False):
+def _swish(x, odd: tuple[int, int]):
     """Swish of ``x``, with ``odd`` zeros at the end of height and width: no copy appends them."""
     if not any(odd):
-        return F.silu(x, inplace)
+        return F.silu(x)
     *_, height, width = x.shape
     layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
     result = torch.empty((*x.shape[:2], height + odd[0], width + odd[1]), dtype=x.dtype,

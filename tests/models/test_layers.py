@@ -256,3 +256,35 @@ def test_reference_of_this_file_pads_as_pytorch_does_on_odd_sizes():
     conv, x = nn.Conv2d(2, 3, 3, stride=2).double(), torch.randn(1, 2, 9, 9).double()
     expected = F.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
     torch.testing.assert_close(reference(x, conv), expected)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize('size', [(18, 18), (19, 18), (18, 21), (17, 17), (2, 2), (1, 18)], ids=str)
+@pytest.mark.parametrize(('kernel', 'stride', 'dilation'), [(3, 2, 1), (5, 2, 1), (3, (2, 1), 1),
+                                                            (5, 4, 1), (2, 1, 1), (2, 2, 3)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_without_gradients_less_is_copied_and_nothing_differs(kernel, stride, dilation, size,
+                                                              dtype, layout):
+    """Outputs that a padding of one stride more adds are dropped, where training pads a copy."""
+    torch.manual_seed(0)
+    conv = Conv2dSame(6, 6, kernel, stride=stride, dilation=dilation, groups=6).to(dtype)
+    x = torch.randn(2, 6, *size).to(dtype, memory_format=layout)
+    learnt = conv(x)
+    with torch.no_grad(), Copies() as counted:
+        out = conv(x)
+    # Here to the bit; which order of the sums a processor's code takes is its own affair.
+    torch.testing.assert_close(out, learnt)
+    assert out.stride() == learnt.stride()
+    lopsided = any(total % 2 for total in conv.zeros(size))
+    dropped = conv.stride != (1, 1) and min(size) > 2 * dilation * (kernel - 1)
+    assert bool(counted.shapes) == (lopsided and not dropped)
+
+
+def test_what_learns_is_padded_and_a_wide_output_too():
+    """There the gradients of the other way are slow, here it would copy more."""
+    deep, wide = Conv2dSame(8, 8, 3, stride=2, groups=8), Conv2dSame(3, 16, 3, stride=2)
+    for conv, learns, expected in ((deep, True, 1), (deep, False, 0), (wide, False, 1)):
+        conv.requires_grad_(learns)
+        with Copies() as counted:
+            conv(torch.randn(1, conv.in_channels, 16, 16))
+        assert len(counted.shapes) == expected
