@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument('--against', nargs='*', choices=[*LIBRARIES], default=[*LIBRARIES],
                         help='libraries beside ours; all by default')
     result.add_argument('--settings', nargs='+', metavar='NAME',
-                        help='eager, or some of channels_last, bf16, compile and graphs joined '
+                        help='eager, or some of channels_last, bf16, cast, compile, graphs joined '
                         'by +; a choice for the device by default')
     result.add_argument('--deploy', action='store_true',
                         help='ours as switch_to_deploy() leaves it too, in inference')
@@ -105,6 +105,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     settings = [Setting(name) for name in args.settings or SETTINGS[device.type]]
     if device.type != 'cuda' and any('graphs' in setting for setting in settings):
         raise InputError(f'--settings graphs needs CUDA, and the device is {device.type!r}')
+    if TRAIN in args.mode and any('cast' in setting for setting in settings):
+        raise InputError('--settings cast is for --mode infer: bfloat16 weights do not train')
     return Plan(variants=unique(args.variants), modes=unique(args.mode),
                 batches=unique(args.batch), settings=unique(settings),
                 libraries=unique(args.against), device=device, size=args.size,

@@ -13,7 +13,7 @@ from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError
 
 INFER, TRAIN = 'infer', 'train'
-PARTS = ('eager', 'channels_last', 'bf16', 'compile', 'graphs')
+PARTS = ('eager', 'channels_last', 'bf16', 'cast', 'compile', 'graphs')
 SMOOTHING = 0.1  # of the labels, as in the reference recipe
 
 
@@ -21,9 +21,9 @@ SMOOTHING = 0.1  # of the labels, as in the reference recipe
 class Setting:
     """How a network is executed: a name such as 'bf16+channels_last+compile'.
 
-    'eager' alone is float32 in PyTorch's own order of channels; 'bf16' is autocast, 'graphs'
-    a CUDA graph of the whole step. flag: where the name comes from, for messages. Raises
-    InputError for a name that means nothing.
+    'eager' alone is float32 in PyTorch's own order of channels; 'bf16' is autocast, with 'cast'
+    the weights are bfloat16 in its place, 'graphs' is a CUDA graph of the whole step. flag: where
+    the name comes from, for messages. Raises InputError for a name that means nothing.
     """
     name: str
     flag: InitVar[str] = '--settings'
@@ -38,6 +38,8 @@ class Setting:
             raise InputError(f'{flag} {self.name!r} names a part twice')
         if 'eager' in parts and len(parts) > 1:
             raise InputError(f'{flag} {self.name!r}: eager stands alone')
+        if 'cast' in parts and 'bf16' not in parts:
+            raise InputError(f'{flag} {self.name!r}: cast is to bf16, which it needs beside it')
 
     def __contains__(self, part: str) -> bool:
         return part in self.name.split('+')
@@ -56,9 +58,11 @@ class Step:
         memory = (torch.channels_last if 'channels_last' in setting
                   else torch.contiguous_format)
         self.setting, self.training = setting, mode == TRAIN
-        self.network = network.to(device=images.device, memory_format=memory)
+        dtype = torch.bfloat16 if 'cast' in setting else images.dtype
+        self.network = network.to(device=images.device, dtype=dtype, memory_format=memory)
         self.network.train(self.training)
-        self.images, self.labels = images.contiguous(memory_format=memory), labels
+        self.images = images.to(dtype).contiguous(memory_format=memory)
+        self.labels = labels
         self.forward = (torch.compile(self.network, dynamic=False) if 'compile' in setting
                         else self.network)
         self.graph = self.static = None
@@ -84,7 +88,7 @@ class Step:
 
     def _precision(self):
         return torch.autocast(self.images.device.type, torch.bfloat16,
-                              enabled='bf16' in self.setting)
+                              enabled='bf16' in self.setting and 'cast' not in self.setting)
 
     def release(self) -> None:
         """Forget the gradients: between the turns of others they would only take memory."""

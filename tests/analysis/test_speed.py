@@ -103,6 +103,7 @@ def test_a_missing_library_and_a_missing_variant_are_a_line_each(monkeypatch):
 @pytest.mark.parametrize(('name', 'words'), [
     ('chanels_last', "--settings 'chanels_last': 'chanels_last' is no setting"),
     ('bf16+bf16', 'names a part twice'), ('eager+bf16', 'eager stands alone'),
+    ('cast+compile', 'cast is to bf16, which it needs beside it'),
     ('', "'' is no setting")])
 def test_a_setting_that_means_nothing_is_named(name, words):
     with pytest.raises(InputError, match=words):
@@ -144,6 +145,10 @@ def test_an_inference_step_is_the_logits_in_the_precision_asked_for():
     assert not logits.requires_grad
     assert plain.saved() is None
     assert Step(small(), images, labels, Setting('bf16'), INFER)().dtype == torch.bfloat16
+    cast = Step(small(), images, labels, Setting('bf16+cast'), INFER)
+    assert {p.dtype for p in cast.network.parameters()} == {torch.bfloat16} == {cast().dtype}
+    # Autocast would convert each weight once more in every step.
+    assert '_to_copy' not in cast.traffic().read
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ('g++', 'clang++'))),
@@ -413,6 +418,7 @@ def test_the_chart_has_a_panel_for_each_group_and_a_bar_for_each_row():
     (['--budget', '-1'], '--budget -1.0 must be at least 0'),
     (['--settings', 'graphs'], '--settings graphs needs CUDA'),
     (['--settings', 'bf61'], "'bf61' is no setting"),
+    (['--settings', 'bf16+cast'], '--settings cast is for --mode infer'),
     (['--device', 'tpu'], "device 'tpu' does not work here"),
     (['--device', 'meta'], "device 'meta'"),
     (['--baseline', 'tim'], "--baseline 'tim': 'tim' is no library; did you mean 'timm'?"),
