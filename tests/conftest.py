@@ -14,6 +14,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.visualization import Visualizer  # noqa: E402
 
 import mmeffnet  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
@@ -156,7 +157,12 @@ def fails(tmp_path, monkeypatch, capsys):
         assert len(errors) == 1
         assert lines[-1] == errors[0]
         return errors[0]
-    return check
+    yield check
+    # Named by the second, and a test takes less: the next would write into the folder of this.
+    kinds = [Visualizer]
+    for kind in kinds:
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
 
 
 @pytest.fixture
