@@ -64,7 +64,7 @@ def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
         return F.conv2d(x, weight, bias, stride, even, dilation, groups)
     more = [e + o * s for e, o, s in zip(even, odd, stride)]
     out = F.conv2d(x, weight, bias, stride, more, dilation, groups)[:, :, odd[0]:, odd[1]:]
-    return out.contiguous(memory_format=_layout(x))
+    return out.contiguous(memory_format=layout_of(x))
 
 
 def _may_drop(x, weight, stride, dilation) -> bool:
@@ -81,7 +81,7 @@ def _may_drop(x, weight, stride, dilation) -> bool:
                 x.shape[-2:], dilation, weight.shape[-2:])))
 
 
-def _layout(x) -> torch.memory_format:
+def layout_of(x) -> torch.memory_format:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
-from mmeffnet.models.layers import Conv2dSame, split_padding
+from mmeffnet.models.layers import Conv2dSame, layout_of, split_padding
 
 SWISH = (nn.SiLU, Swish)
 BACKWARD = torch.ops.aten.native_batch_norm_backward
@@ -66,9 +66,8 @@ def _swish(x, odd: tuple[int, int]):
     if not any(odd):
         return F.silu(x)
     *_, height, width = x.shape
-    layout = torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
     result = torch.empty((*x.shape[:2], height + odd[0], width + odd[1]), dtype=x.dtype,
-                         device=x.device, memory_format=layout)
+                         device=x.device, memory_format=layout_of(x))
     torch.ops.aten.silu.out(x, out=result[..., :height, :width])
     result[..., height:, :] = 0
     result[..., :height, width:] = 0
@@ -160,7 +159,7 @@ def gated_projection(x: torch.Tensor, gate: torch.Tensor, conv: nn.Conv2d) -> to
     """
     count, channels, height, width = x.shape
     weight = conv.weight.flatten(1) * gate.flatten(1)[:, None]
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+    if layout_of(x) is torch.channels_last:
         rows = x.permute(0, 2, 3, 1).reshape(count, height * width, channels)
         return (rows @ weight.transpose(1, 2)).view(count, height, width, -1).permute(0, 3, 1, 2)
     return (weight @ x.flatten(2)).view(count, -1, height, width)
