@@ -24,6 +24,7 @@ DOWNSTREAM: dict[str, str] = {
     'DigitScenes': 'mmeffnet.datasets.detection',
     'DigitMasks': 'mmeffnet.datasets.segmentation',
     'ScaledResNet': 'mmeffnet.analysis.scaled_resnet',
+    'DecodingDataPreprocessor': 'mmeffnet.datasets.encoded',
 }
 
 
@@ -73,7 +74,7 @@ HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 DATA_SAMPLERS = _child(root.DATA_SAMPLERS, 'mmeffnet.datasets.shard_sampler')
-TRANSFORMS = _child(root.TRANSFORMS, 'mmeffnet.datasets.transforms')
+TRANSFORMS = _child(root.TRANSFORMS, 'mmeffnet.datasets.transforms', 'mmeffnet.datasets.encoded')
 VISUALIZERS = _child(root.VISUALIZERS, 'mmeffnet.engine.visualizer')
 VISBACKENDS = _child(root.VISBACKENDS, 'mmeffnet.engine.vis_backends')
 METRICS = _child(root.METRICS, 'mmeffnet.evaluation')

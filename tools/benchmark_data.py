@@ -93,7 +93,9 @@ def contenders(paths: list[Path], size: int, short_side: int, folder: Path) -> d
                         (f'packed {short_side}', from_packed)):
         for interpolation in ('bicubic', 'bilinear'):
             found[f'mmeffnet, {source}, {interpolation}'] = get, ours(size, interpolation)
-    return found
+    return found | {'mmeffnet, encoded for the device': (from_folder, composed(
+        dict(type='mmeffnet.LoadEncodedRandomCrop', scale=size, flip_prob=0.5),
+        dict(type='mmeffnet.PackEncoded')))}
 
 
 def difference(found: dict, name: str, count: int) -> float:

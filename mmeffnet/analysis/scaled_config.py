@@ -19,9 +19,9 @@ BASES = {MBCONV: 'efficientnet/efficientnet-b0_8xb256-paper_in1k.py',
          EDGE: 'efficientnet_edgetpu/efficientnet-es_8xb256-paper_in1k.py',
          LITE: 'efficientnet_lite/efficientnet-lite0_8xb256-paper_in1k.py'}
 # Transforms that know the size of their output, and the argument that says it.
-SIZED = {'mmeffnet.LoadRandomCrop': 'scale', 'EfficientNetRandomCrop': 'scale',
-         'RandomResizedCrop': 'scale', 'Resize': 'scale', 'ResizeEdge': 'scale',
-         'EfficientNetCenterCrop': 'crop_size', 'CenterCrop': 'crop_size',
+SIZED = {'mmeffnet.LoadRandomCrop': 'scale', 'mmeffnet.LoadEncodedRandomCrop': 'scale',
+         'EfficientNetRandomCrop': 'scale', 'RandomResizedCrop': 'scale', 'Resize': 'scale',
+         'ResizeEdge': 'scale', 'EfficientNetCenterCrop': 'crop_size', 'CenterCrop': 'crop_size',
          'RandomCrop': 'crop_size'}
 
 

@@ -27,7 +27,7 @@ class Picture:
 
     def __init__(self, content: bytes, name: str):
         self._content, self._name, self._stream, self._pixels = content, name, None, None
-        if content[:3] == JPEG and _decoder() and _upright(content):
+        if content[:3] == JPEG and _decoder() and upright(content):
             self._stream = _stream(content)
         if self._stream is None:
             self._pixels = self._decoded()
@@ -72,7 +72,7 @@ def _stream(content: bytes):
         return None
 
 
-def _upright(content: bytes) -> bool:
+def upright(content: bytes) -> bool:
     """Whether OpenCV would leave the picture as it lies, other than its EXIF data may tell."""
     if EXIF not in content[:HEADER]:
         return True

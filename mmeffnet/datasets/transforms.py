@@ -42,20 +42,25 @@ class LoadRandomCrop(EfficientNetRandomCrop):
         if picture is None:
             picture = Picture(self._content(results['img_path']), results['img_path'])
         height, width = picture.shape[:2]
-        part = _inside(self.rand_crop_params(picture), height, width)
+        part = inside(self.rand_crop_params(picture), height, width)
         if isinstance(picture, Picture):
             pixels = picture.part(*part)
         else:
             pixels = picture[part[0]:part[2], part[1]:part[3]]
         pixels = mmcv.imresize(pixels, self.scale[::-1], backend=self.backend,
                                interpolation=self.interpolation)
-        if self.flip_prob:
-            # RandomFlip asks numpy for a choice, which draws this one number.
-            flip = bool(np.random.random_sample() < self.flip_prob)
-            results.update(flip=flip, flip_direction='horizontal' if flip else None)
-            pixels = cv2.flip(pixels, 1) if flip else pixels
+        if self._draw_flip(results):
+            pixels = cv2.flip(pixels, 1)
         results.update(img=pixels, img_shape=pixels.shape, ori_shape=(height, width))
         return results
+
+    def _draw_flip(self, results: dict) -> bool:
+        if not self.flip_prob:
+            return False
+        # RandomFlip asks numpy for a choice, which draws this one number.
+        flip = bool(np.random.random_sample() < self.flip_prob)
+        results.update(flip=flip, flip_direction='horizontal' if flip else None)
+        return flip
 
     def _content(self, path: str) -> bytes:
         if self.backend_args is None and '://' not in path:
@@ -64,7 +69,7 @@ class LoadRandomCrop(EfficientNetRandomCrop):
         return fileio.get(path, backend_args=self.backend_args)
 
 
-def _inside(crop: tuple, height: int, width: int) -> tuple[int, int, int, int]:
+def inside(crop: tuple, height: int, width: int) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a drawn crop.
 
     The crop that is taken where no draw fits has a size that is no whole number; mmcv.imcrop

@@ -239,6 +239,8 @@ def plain_batch(value):
         return [plain_batch(item) for item in value]
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
+    if isinstance(value, bytes):
+        return torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else value.decode()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return torch.as_tensor(value) if hasattr(value, '__array__') else repr(value)

@@ -246,7 +246,8 @@ def test_a_spawned_worker_is_not_sent_the_pixels(config):
 
 def test_the_configs_of_the_guide_read_archives(config, tmp_path, monkeypatch):
     guide = Path(__file__).parents[2] / 'docs/data.md'
-    blocks = re.findall(r'```python\n(_base_.*?)```', guide.read_text(), flags=re.DOTALL)
+    blocks = [block for block in re.findall(r'```python\n(_base_.*?)```', guide.read_text(),
+                                            flags=re.DOTALL) if 'data_root' in block]
     monkeypatch.chdir(tmp_path)
     folders = [re.search(r"data_root='(.*?)'", block)[1] for block in blocks]
     for name, folder in zip(('shard', 'pack'), folders, strict=True):

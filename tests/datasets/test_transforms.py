@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import TRANSFORMS
+from picture_files import FILES, through, written
 from PIL import Image
 from skimage import data
 from torch.utils.data import DataLoader
@@ -21,50 +22,6 @@ THEIRS = [dict(type='mmpretrain.LoadImageFromFile'),
           dict(type='mmpretrain.PackInputs')]
 OURS = [dict(type='mmeffnet.LoadRandomCrop', scale=64, flip_prob=0.5),
         dict(type='mmeffnet.PackChannelsLast')]
-
-
-def written(path, image=None, **options):
-    """A photograph in a file: 300 x 451 pixels unless another is given."""
-    image = data.chelsea() if image is None else image
-    Image.fromarray(image).convert(options.pop('mode', 'RGB')).save(path, **options)
-    return path
-
-
-def turned(path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return written(path, exif=exif)
-
-
-def with_upright_exif(path):
-    exif = Image.Exif()
-    exif[0x010f] = 'a camera'
-    return written(path, exif=exif)
-
-
-FILES = {
-    '4:2:0': lambda path: written(path, subsampling='4:2:0'),
-    '4:2:2': lambda path: written(path, subsampling='4:2:2'),
-    '4:4:4': lambda path: written(path, subsampling='4:4:4', quality=100),
-    'progressive': lambda path: written(path, progressive=True),
-    'restart markers': lambda path: written(path, restart_marker_rows=1),
-    'gray': lambda path: written(path, mode='L'),
-    'CMYK': lambda path: written(path, mode='CMYK'),
-    'turned by EXIF': turned,
-    'upright EXIF': with_upright_exif,
-    'narrow': lambda path: written(path, data.chelsea()[:, :31]),
-    'one pixel': lambda path: written(path, data.chelsea()[:1, :1]),
-    'PNG': lambda path: written(path, format='PNG'),
-    'WebP': lambda path: written(path, format='WebP'),
-}
-
-
-def through(steps, path, seed):
-    np.random.seed(seed)
-    results = dict(img_path=str(path), gt_label=1, sample_idx=seed)
-    for step in steps:
-        results = TRANSFORMS.build(step)(results)
-    return results
 
 
 @pytest.fixture(params=['partly', 'wholly'])
