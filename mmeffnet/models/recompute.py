@@ -15,11 +15,12 @@ from mmcv.cnn.bricks import Swish
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from mmeffnet.models import sync_bn
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
 from mmeffnet.models.layers import Conv2dSame, layout_of, split_padding
 
 SWISH = (nn.SiLU, Swish)
-BACKWARD = torch.ops.aten.native_batch_norm_backward
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, sync_bn.HostSyncBatchNorm)
 SWISH_BACKWARD = torch.ops.aten.silu_backward.grad_input
 
 
@@ -31,23 +32,28 @@ class _NormSwish(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, conv_weight, norm: nn.BatchNorm2d, share, conv):
-        training = norm.training or norm.running_mean is None
-        running = norm.running_mean, norm.running_var
-        normed, mean, invstd = torch.native_batch_norm(x, weight, bias, *running, training, share,
-                                                       norm.eps)
+        training, count = norm.training or norm.running_mean is None, None
+        if sync_bn.joined(norm):
+            mean, invstd, count = sync_bn.joint_statistics(x, norm)
+            statistics = mean, sync_bn.variance(invstd, norm.eps)
+            normed = sync_bn.normalise(x, statistics, weight, bias, norm.eps)
+        else:
+            normed, mean, invstd = torch.native_batch_norm(
+                x, weight, bias, norm.running_mean, norm.running_var, training, share, norm.eps)
         # In eval mode as they are now: a later step may change them.
-        fixed = () if training else [value.clone() for value in running]
-        ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, *fixed)
-        ctx.eps, ctx.conv = norm.eps, conv
+        fixed = () if training else [norm.running_mean.clone(), norm.running_var.clone()]
+        ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, count, *fixed)
+        ctx.norm, ctx.conv = norm, conv
         out = F.silu(normed, inplace=True)
         return out if conv is None else conv._conv_forward(out, conv_weight.detach(), None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight, bias, conv_weight, mean, invstd, *running = ctx.saved_tensors
-        training, needed, conv_grad = not running, ctx.needs_input_grad, None
-        normed = _normalise(x, running or (mean, invstd.pow(-2) - ctx.eps), weight, bias, ctx.eps)
+        x, weight, bias, conv_weight, mean, invstd, count, *running = ctx.saved_tensors
+        eps, needed, conv_grad = ctx.norm.eps, ctx.needs_input_grad, None
+        statistics = running or (mean, sync_bn.variance(invstd, eps))
+        normed = sync_bn.normalise(x, statistics, weight, bias, eps)
         if ctx.conv is not None:
             size = x.shape[-2:]
             given = _swish(normed, split_padding(ctx.conv, size)[1])
@@ -56,8 +62,11 @@ class _NormSwish(torch.autograd.Function):
         if not any(needed[:3]):
             return None, None, None, conv_grad, None, None, None
         grad = SWISH_BACKWARD(grad, normed, grad_input=normed)
-        grads = BACKWARD(grad, x, weight, *(running or (None, None)), mean, invstd, training,
-                         ctx.eps, needed[:3])
+        if count is None:
+            grads = sync_bn.BACKWARD(grad, x, weight, *(running or (None, None)), mean, invstd,
+                             not running, eps, needed[:3])
+        else:
+            grads = sync_bn.joint_gradients(grad, x, weight, mean, invstd, count, ctx.norm)
         return *(g if n else None for g, n in zip(grads, needed)), conv_grad, None, None, None
 
 
@@ -72,13 +81,6 @@ def _swish(x, odd: tuple[int, int]):
     result[..., height:, :] = 0
     result[..., :height, width:] = 0
     return result
-
-
-def _normalise(x, statistics, weight, bias, eps):
-    """BatchNorm of known mean and variance; these may be finer than ``x`` and the affine are."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    values = (None if value is None else value.to(wide) for value in (*statistics, weight, bias))
-    return F.batch_norm(x, *values, False, 0.0, eps)
 
 
 def choose_backward(layers: nn.Module, memory_efficient: bool, fast_gradients: bool) -> None:
@@ -120,7 +122,7 @@ def recomputable(x, module: ConvModule) -> bool:
     """Whether a layer ends in plain BatchNorm and Swish; others are run as the modules they are."""
     return (_differentiated(x) and module.with_norm and module.with_activation
             and not any(map(_hooked, (module, module.norm, module.activate)))
-            and type(module.norm) is nn.BatchNorm2d and type(module.activate) in SWISH
+            and type(module.norm) in NORMS and type(module.activate) in SWISH
             and _plain(module))
 
 
@@ -132,11 +134,11 @@ def norm_swish(x: torch.Tensor, module: ConvModule, then: nn.Conv2d | None = Non
     norm = module.norm
     norm._check_input_dim(x)
     values = x.numel() // x.shape[1]
-    if values < 2 and (norm.training or norm.running_mean is None):
+    if values < 2 and (norm.training or norm.running_mean is None) and not sync_bn.joined(norm):
         raise ValueError('BatchNorm needs more than one value per channel to train, got input of '
                          f'shape {tuple(x.shape)}')
     share = norm.momentum or 0.0
-    if norm.training and norm.track_running_stats:
+    if norm.training and norm.track_running_stats and not sync_bn.joined(norm):
         norm.num_batches_tracked.add_(1)
         if norm.momentum is None:
             share = 1 / int(norm.num_batches_tracked)

@@ -290,17 +290,28 @@ def test_switched_to_deploy_it_is_the_plain_network():
         assert torch.equal(net(x)[-1], plain(x)[-1])
 
 
+PARTS = [slice(0, 2), slice(2, 5)]  # of unequal size
+
+
 def in_two_processes(rank, port):
     """Gradients of DistributedDataParallel with synchronised BatchNorm, and with BatchNorm."""
     torch.distributed.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank,
                                          world_size=2)
-    x = images(64, 64, batch=4)[2 * rank:2 * rank + 2]
-    for kind in ('BN', 'SyncBN'):
-        found = []
-        for options in ({}, dict(memory_efficient=True, fast_gradients=True)):
-            net = synchronise_on_host(network(norm_cfg=dict(type=kind), **options))
+    x = images(64, 64, batch=5)[PARTS[rank]]
+    for kind, options in itertools.product(('BN', 'SyncBN'), ({}, dict(with_cp=True))):
+        found, states = [], []
+        for switches in ({}, dict(memory_efficient=True, fast_gradients=True)):
+            net = synchronise_on_host(network(norm_cfg=dict(type=kind), **options, **switches))
             found.append(step(nn.parallel.DistributedDataParallel(net), x))
+            states.append(net.state_dict())
         assert_same(*found)
+        torch.testing.assert_close(*states, rtol=1e-9, atol=1e-9)
+    kept = {}
+    for kind, lean in itertools.product(('BN', 'SyncBN'), (False, True)):
+        net = synchronise_on_host(network(norm_cfg=dict(type=kind), memory_efficient=lean))
+        kept[kind, lean] = saved_for_backward(lambda net=net: net(x)[-1], net)
+    assert kept['SyncBN', True] < 1.01 * kept['BN', True] < 0.8 * kept['BN', False]
+    assert kept['SyncBN', False] < 1.01 * kept['BN', False]
     torch.distributed.destroy_process_group()
 
 
