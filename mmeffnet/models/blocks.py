@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmeffnet.arch import Block
+from mmeffnet.models.direct import call, direct, parts, pixel_mean, silent
 from mmeffnet.models.recompute import (
     LeanConvModule,
     foldable,
@@ -39,7 +40,13 @@ class SqueezeExcite(nn.Module):
         return self.conv2(self.conv1(spatial_mean(x)))
 
     def forward(self, x):
+        if direct(x):
+            return self.directly(x)
         return x.mul_(self.gate(x)) if _may_overwrite(self) else x * self.gate(x)
+
+    def directly(self, x):
+        gate = call(call(pixel_mean(x), self.conv1), self.conv2)
+        return x.mul_(gate) if self.in_place else x * gate
 
 
 @contextmanager
@@ -74,6 +81,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, block: Block, drop_path_rate: float, with_cp: bool):
         super().__init__()
         self.skip = block.skip
+        self.hidden = block.hidden  # channels of the widest activation, at the input's size
         self.with_cp = with_cp
         self.drop_path = (DropPath(drop_path_rate) if drop_path_rate > 0 and block.skip
                           else nn.Identity())
@@ -88,12 +96,23 @@ class ResidualBlock(nn.Module):
                           context_fn=lambda: (nullcontext(), _frozen_statistics(self)))
 
     def _forward(self, x):
-        out = self.transform(x)
+        if direct(x):
+            some = parts(x, self, self.hidden * x.shape[2] * x.shape[3])
+            return (self._added(x, self.directly(x)) if len(some) == 1 else
+                    torch.cat([self._added(part, self.directly(part)) for part in some]))
+        return self._added(x, self.transform(x))
+
+    def _added(self, x, out):
         if not self.skip:
             return out
         if _may_overwrite(self):
             return out.add_(x)
         return x + self.drop_path(out)
+
+    def excited(self, x):
+        """What SE makes of ``x``, where ``direct(x)``."""
+        se = self.se
+        return se.directly(x) if type(se) is SqueezeExcite and silent(se) else se(x)
 
 
 class MBConv(ResidualBlock):
@@ -120,6 +139,11 @@ class MBConv(ResidualBlock):
         if not self.memory_efficient:
             return self.linear_conv(self.se(self.depthwise_conv(self.expand_conv(x))))
         return self._project(self._depthwise(x))
+
+    def directly(self, x):
+        expand = self.expand_conv
+        x = call(x, expand) if isinstance(expand, ConvModule) else expand(x)
+        return call(self.excited(call(x, self.depthwise_conv)), self.linear_conv)
 
     def _depthwise(self, x):
         """Expansion and depthwise convolution; of what lies between them nothing is kept."""
@@ -156,6 +180,9 @@ class FusedMBConv(ResidualBlock):
 
     def transform(self, x):
         return self.conv2(self.se(self.conv1(x)))
+
+    def directly(self, x):
+        return call(self.excited(call(x, self.conv1)), self.conv2)
 
 
 BLOCKS = {'mbconv': MBConv, 'fused': FusedMBConv}

@@ -11,15 +11,14 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import Swish
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from mmeffnet.models import sync_bn
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
-from mmeffnet.models.layers import Conv2dSame, layout_of, split_padding
+from mmeffnet.models.direct import SWISH, direct, plain_order, run
+from mmeffnet.models.layers import Conv2dSame, hooked, layout_of, split_padding
 
-SWISH = (nn.SiLU, Swish)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, sync_bn.HostSyncBatchNorm)
 SWISH_BACKWARD = torch.ops.aten.silu_backward.grad_input
 
@@ -93,15 +92,18 @@ def choose_backward(layers: nn.Module, memory_efficient: bool, fast_gradients: b
 
 
 class LeanConvModule(ConvModule):
-    """mmcv's ``ConvModule``, with a backward pass that keeps less or takes less time.
+    """mmcv's ``ConvModule``, run with less around it where only the output is asked for, and with
+    a backward pass that keeps less or takes less time.
 
     memory_efficient: keep the convolution's output alone.
     """
     memory_efficient = False
 
     def forward(self, x, activate=True, norm=True):
+        if activate and norm and direct(x):
+            return run(x, self)
         lean = self.memory_efficient and activate and norm and recomputable(x, self)
-        fast = (wants_fast_gradients(self.conv) and _differentiated(x) and _plain(self)
+        fast = (wants_fast_gradients(self.conv) and _differentiated(x) and plain_order(self)
                 and movable(self.conv))
         if not (lean or fast):
             return super().forward(x, activate, norm)
@@ -112,18 +114,12 @@ class LeanConvModule(ConvModule):
         return self.activate(x) if activate and self.with_activation else x
 
 
-def _plain(module: ConvModule) -> bool:
-    """Whether convolution, norm and activation are run in this order, and nothing else."""
-    return (module.order == ('conv', 'norm', 'act') and not module.with_explicit_padding
-            and module.efficient_conv_bn_eval_forward is None)
-
-
 def recomputable(x, module: ConvModule) -> bool:
     """Whether a layer ends in plain BatchNorm and Swish; others are run as the modules they are."""
     return (_differentiated(x) and module.with_norm and module.with_activation
-            and not any(map(_hooked, (module, module.norm, module.activate)))
+            and not any(map(hooked, (module, module.norm, module.activate)))
             and type(module.norm) in NORMS and type(module.activate) in SWISH
-            and _plain(module))
+            and plain_order(module))
 
 
 def norm_swish(x: torch.Tensor, module: ConvModule, then: nn.Conv2d | None = None) -> torch.Tensor:
@@ -150,7 +146,7 @@ def movable(conv: nn.Conv2d) -> bool:
     """Whether a convolution may be run as part of ``norm_swish``, and not as a module."""
     return (type(conv) in (nn.Conv2d, Conv2dSame) and conv.bias is None
             and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
-            and not _hooked(conv))
+            and not hooked(conv))
 
 
 def gated_projection(x: torch.Tensor, gate: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
@@ -182,7 +178,7 @@ def spatial_mean(x: torch.Tensor) -> torch.Tensor:
 def foldable(x, gate: nn.Module, module: ConvModule) -> bool:
     """Whether ``gated_projection`` computes what gate and convolution would, and moves less."""
     conv = module.conv
-    return (_differentiated(x) and movable(conv) and not (_hooked(gate) or _hooked(module))
+    return (_differentiated(x) and movable(conv) and not (hooked(gate) or hooked(module))
             and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
             and conv.out_channels < x.shape[2] * x.shape[3])
 
@@ -191,10 +187,3 @@ def _differentiated(x) -> bool:
     """Whether autograd records; a compiler chooses itself what to keep, a tracer keeps nothing."""
     return (torch.is_grad_enabled() and isinstance(x, torch.Tensor)
             and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
-
-
-def _hooked(module: nn.Module | None) -> bool:
-    """Whether something looks at what a module is given or gives, which has to be run as one."""
-    return module is not None and bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks)

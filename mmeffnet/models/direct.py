@@ -1,0 +1,121 @@
+"""Inference on a CPU: the same layers with less between them.
+
+One image of B0 is a hundred convolutions of a tenth of a millisecond. What modules do around each
+and what PyTorch's library for CPUs sets up for it took a fifth of the time. A large batch has
+activations beyond what the allocator keeps, which asks the system for each of their pages anew.
+Here a layer's tensors are taken out of its modules, whose calls are left out as long as nothing
+could tell.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import Swish
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from mmeffnet.models.layers import Conv2dSame, hooked
+
+SWISH = (nn.SiLU, Swish)
+IN_PLACE = {nn.SiLU: torch._C._nn.silu_, Swish: torch._C._nn.silu_, nn.Sigmoid: torch.sigmoid_}
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+ORDER = ('conv', 'norm', 'act')
+ONE = (1, 1)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+# Pixels of a batch up to which a matrix product is faster than the library's 1x1 convolution.
+ROWS = 2500
+# Elements of half precision from which on a mean, which copies them to float32, is a product.
+COPIED = 1 << 20
+# Bytes of an activation. glibc keeps no freed memory above 32 MiB, and half of that at its end.
+LARGEST = 16 << 20
+
+
+def direct(x) -> bool:
+    """Whether layers are run for their output alone: no gradients, tracing, compiling; on a CPU."""
+    return (not torch.is_grad_enabled() and type(x) is torch.Tensor and x.is_cpu and x.dim() == 4
+            and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+            and not _has_any_global_hook())
+
+
+def call(x: torch.Tensor, module: ConvModule) -> torch.Tensor:
+    """``module(x)``, where ``direct(x)``."""
+    return run(x, module) if silent(module) else module(x)
+
+
+def silent(module: nn.Module) -> bool:
+    """Whether a call of a module is what its class says, and no more."""
+    return not (module._forward_hooks or module._forward_pre_hooks
+                or 'forward' in module.__dict__)
+
+
+def run(x: torch.Tensor, module: ConvModule) -> torch.Tensor:
+    """``ConvModule.forward(module, x)``, where ``direct(x)``."""
+    inner = module._modules
+    conv = inner['conv']
+    norm = inner[module.norm_name] if module.with_norm else None
+    activate = inner['activate'] if module.with_activation else None
+    if not (plain_order(module) and silent(conv) and (norm is None or silent(norm))
+            and (activate is None or silent(activate))):
+        return ConvModule.forward(module, x)
+    x = _convolved(x, conv)
+    if norm is not None:
+        x = _normed(x, norm)
+    if activate is None:
+        return x
+    # Nobody else has what the convolution, or the norm, put out.
+    return IN_PLACE.get(type(activate), activate)(x)
+
+
+def plain_order(module: ConvModule) -> bool:
+    """Whether convolution, norm and activation are run in this order, and nothing else."""
+    return (module.order == ORDER and not module.with_explicit_padding
+            and module.efficient_conv_bn_eval_forward is None)
+
+
+def _convolved(x, conv):
+    if type(conv) not in CONVOLUTIONS or conv.padding_mode != 'zeros':
+        return conv(x)
+    weight, bias = conv._parameters['weight'], conv._parameters['bias']
+    if conv.kernel_size == ONE == conv.stride and conv.groups == 1 and conv.padding == (0, 0):
+        count, channels, height, width = x.shape
+        if (count * height * width <= ROWS and x.dtype in DTYPES
+                and x.is_contiguous(memory_format=torch.channels_last)):
+            rows = F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1), bias)
+            return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
+    if type(conv) is Conv2dSame and conv.depends_on_size:
+        return conv._conv_forward(x, weight, bias)
+    return torch.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _normed(x, norm):
+    if type(norm) is nn.Identity:
+        return x
+    if type(norm) is not nn.BatchNorm2d or norm.training or norm.running_mean is None:
+        return norm(x)
+    own = norm._parameters
+    return torch.batch_norm(x, own['weight'], own['bias'], norm.running_mean, norm.running_var,
+                            False, 0., norm.eps, False)
+
+
+def pixel_mean(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) to (N, C, 1, 1), where ``direct(x)``."""
+    if (x.dtype is not torch.bfloat16 or x.numel() < COPIED
+            or not x.is_contiguous(memory_format=torch.channels_last)):
+        return x.mean((2, 3), keepdim=True)
+    count, channels, height, width = x.shape
+    pixels = height * width
+    # Added up in float32 all the same.
+    sums = x.new_ones((1, pixels)) @ x.permute(0, 2, 3, 1).reshape(count, pixels, channels)
+    return sums.div_(pixels).view(count, channels, 1, 1)
+
+
+def parts(x: torch.Tensor, block: nn.Module, values: int) -> tuple[torch.Tensor, ...]:
+    """A batch in parts of which a block in inference writes no activation beyond ``LARGEST``.
+
+    values: of the block's largest activation, for an image.
+    """
+    most = max(1, LARGEST // (values * x.element_size()))
+    if most >= x.shape[0] or any(module.training or hooked(module) for module in block.modules()):
+        return x,
+    return x.split(most)
