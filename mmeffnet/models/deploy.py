@@ -32,6 +32,46 @@ def fold(backbone) -> None:
 
 
 @torch.no_grad()
+def convert(backbone, dtype: torch.dtype) -> None:
+    """Cast the weights to ``dtype``, depthwise kernels so that each keeps its sum.
+
+    A depthwise output is a sum over few pixels, of which neighbours are much alike: what rounding
+    adds to it is mostly the change of the kernel's sum. Raises ValueError for a ``dtype`` that is
+    no floating point number.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f'dtype={dtype} must be one of floating point numbers, such as '
+                         'torch.bfloat16')
+    for conv in backbone.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+            kernels = rounded(conv.weight.flatten(1), dtype)
+            conv.weight.copy_(kernels.view_as(conv.weight))
+    backbone.to(dtype)
+
+
+def rounded(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(N, K) to numbers that ``dtype`` holds, each next to its own, whose rows have like sums.
+
+    From the coarsest number of a row to the finest, each is rounded to the side that brings the
+    sum so far closer to what it was.
+    """
+    nearest = rows.to(dtype)
+    beyond = torch.where(nearest.to(rows.dtype) < rows, torch.inf, -torch.inf).to(dtype)
+    choices = torch.stack([nearest, torch.nextafter(nearest, beyond)]).to(rows.dtype)
+    choices[1] = torch.where(choices[0] == rows, rows, choices[1])
+    result, missing = torch.empty_like(rows), rows.new_zeros(len(rows))
+    order = (choices[1] - choices[0]).abs().argsort(1, descending=True)
+    for column in order.unbind(1):
+        index = column[:, None]
+        exact = rows.gather(1, index)[:, 0] + missing
+        near, far = (choice.gather(1, index)[:, 0] for choice in choices)
+        taken = torch.where((far - exact).abs() < (near - exact).abs(), far, near)
+        result.scatter_(1, index, taken[:, None])
+        missing = exact - taken
+    return result
+
+
+@torch.no_grad()
 def fix_padding(backbone, size: Sequence[int]) -> None:
     """Let each convolution remember the SAME padding of images of one size (height, width).
 

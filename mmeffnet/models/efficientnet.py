@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmeffnet.features import FeatureInfo, check_indices, feature_info, resolve_arch
 from mmeffnet.models.blocks import BLOCKS
-from mmeffnet.models.deploy import check_form, fix_padding, fold
+from mmeffnet.models.deploy import check_form, convert, fix_padding, fold
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
 from mmeffnet.models.recompute import LeanConvModule, choose_backward
@@ -138,7 +138,7 @@ class EfficientNet(BaseModule):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outs = []
-        for i, layer in enumerate(self.layers[:self.out_indices[-1] + 1]):
+        for i, layer in zip(range(self.out_indices[-1] + 1), self.layers):
             x = layer(x)
             if i in self.out_indices:
                 outs.append(x)
@@ -160,18 +160,22 @@ class EfficientNet(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.has_weights = True
 
-    def switch_to_deploy(self, size=None) -> None:
+    def switch_to_deploy(self, size=None, dtype: torch.dtype | None = None) -> None:
         """Fold BatchNorm into the convolutions, for inference alone; outputs stay the same.
 
         Of each ``conv.weight`` and its ``bn.*`` the state dict keeps ``conv.weight`` and
         ``conv.bias``; a backbone built with ``deploy=True`` loads it. Not to be undone.
 
         size: height and width that padding is computed for once; other sizes work as before.
+        dtype: of weights and images from then on, such as ``torch.bfloat16``. Rounding keeps the
+        sum of each depthwise kernel, which ``.to(dtype)`` does not: outputs stay closer.
         Raises ValueError where something else than BatchNorm normalises.
         """
         if not self.deploy:
             fold(self)
             self.deploy = True
+        if dtype is not None:
+            convert(self, dtype)
         if size is not None:
             fix_padding(self, size)
 
