@@ -40,7 +40,7 @@ class LoadEncodedRandomCrop(LoadRandomCrop):
         interpolation (str): 'bicubic', the default, or 'bilinear'; as OpenCV's.
         **kwargs: As for ``LoadRandomCrop``.
 
-    Raises ValueError for a file that is no picture.
+    Raises ValueError for a file that is no picture, and for pixels, as packed pictures have.
     """
 
     def __init__(self, scale: int, interpolation: str = 'bicubic', **kwargs):
@@ -49,6 +49,9 @@ class LoadEncodedRandomCrop(LoadRandomCrop):
         super().__init__(scale, interpolation=interpolation, **kwargs)
 
     def transform(self, results: dict) -> dict:
+        if results.get('img') is not None:
+            raise ValueError('the picture is decoded already: LoadRandomCrop takes it, and '
+                             'LoadEncodedRandomCrop takes files')
         content = self._content(results['img_path'])
         size = _jpeg_size(content)
         if size is None:

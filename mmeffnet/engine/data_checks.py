@@ -60,7 +60,7 @@ def data_source(cfg: Config, loader: str) -> str:
 
 
 def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0) -> None:
-    """Refuse classes and labels that ``model`` cannot have.
+    """Refuse classes, labels and encoded pictures that ``model`` cannot have.
 
     most_missing: pictures of a COCO data set that may lack their file.
     Raises InputError naming the data set and both numbers.
@@ -69,6 +69,7 @@ def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0)
     for part in _parts(dataset):
         check_annotations(part, loader, most_missing)
         check_predictors(part, model, loader)
+        _check_decoding(part, model, loader)
         folders = getattr(part, 'folder_to_idx', None) or {}
         hidden = [folder for folder in folders if folder.startswith('.')]
         if hidden:
@@ -82,6 +83,17 @@ def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0)
                 f'{num_classes}: set model.head.num_classes={len(classes)}')
         if not folders:  # labels made from folders are right by construction
             _check_labels(part, num_classes, loader)
+
+
+def _check_decoding(dataset, model, loader: str) -> None:
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    if not any(type(step).__name__ == 'PackEncoded' for step in steps):
+        return
+    preprocessor = type(getattr(model, 'data_preprocessor', None)).__name__
+    if preprocessor != 'DecodingDataPreprocessor':
+        raise InputError(
+            f'{loader}: PackEncoded leaves the decoding to the data preprocessor, which is '
+            f"{preprocessor}: set data_preprocessor.type='mmeffnet.DecodingDataPreprocessor'")
 
 
 def _check_labels(dataset, num_classes: int, loader: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from skimage import data
 
 from mmeffnet.datasets import encoded
+from mmeffnet.engine import cli
 from mmeffnet.errors import RunError
 
 DECODED = [dict(type='mmeffnet.LoadRandomCrop', scale=64, flip_prob=0.5),
@@ -113,6 +114,20 @@ def test_nothing_that_needs_pixels_comes_between(tmp_path):
     with pytest.raises(TypeError, match='PackEncoded packs what LoadEncodedRandomCrop gives, and '
                        'nothing that changes pixels can come between; got ndarray'):
         through(steps, written(tmp_path / 'a.jpg'), 0)
+
+
+def test_pixels_are_refused(tmp_path):
+    sample = dict(img_path=str(written(tmp_path / 'a.jpg')), img=data.chelsea())
+    with pytest.raises(ValueError, match='the picture is decoded already: LoadRandomCrop takes it'):
+        TRANSFORMS.build(ENCODED[0])(sample)
+
+
+def test_a_preprocessor_that_does_not_decode_is_refused_before_the_run(tiny_config, fails):
+    line = fails(cli.train_parser, tiny_config(
+        f'train_dataloader = dict(dataset=dict(pipeline={ENCODED}))'))
+    assert line.endswith("train_dataloader: PackEncoded leaves the decoding to the data "
+                         'preprocessor, which is ClsDataPreprocessor: set '
+                         "data_preprocessor.type='mmeffnet.DecodingDataPreprocessor'")
 
 
 def test_an_unknown_interpolation_is_refused():
