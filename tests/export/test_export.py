@@ -202,7 +202,7 @@ def test_a_file_that_differs_is_removed_and_is_an_error(folder, capsys, monkeypa
     assert not (folder / 'wrong.pt2').exists()
 
 
-def tested(capsys, *argv):
+def evaluated(capsys, *argv):
     with pytest.raises(SystemExit) as exit_:
         run.test(engine_cli.parse(engine_cli.test_parser(), ['tiny.py', *argv, '--work-dir', 'x']))
     assert exit_.value.code in (1, 2)
@@ -214,12 +214,12 @@ def tested(capsys, *argv):
     ('model.head.num_classes=9', 'has 8 classes and the config has 9')])
 def test_a_file_and_a_config_that_do_not_fit_are_named(folder, capsys, options, words):
     path = export(folder, 'torchscript', 'misfit', of=TINY_FILES)
-    assert words in tested(capsys, str(path), '--cfg-options', options)
+    assert words in evaluated(capsys, str(path), '--cfg-options', options)
 
 
 def test_a_file_for_another_size_says_so(folder, capsys):
     path = export(folder, 'torch-export', 'larger', '--size', '97', of=TINY_FILES)
-    assert 'takes images of [97, 97] px and the pipeline gives [65, 65]' in tested(
+    assert 'takes images of [97, 97] px and the pipeline gives [65, 65]' in evaluated(
         capsys, str(path))
 
 
@@ -230,7 +230,7 @@ def test_files_that_are_no_export_are_named(folder, capsys, name, words):
     (folder / 'torn.torchscript').write_bytes(b'PK nothing')
     torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)),
                    str(folder / 'foreign.torchscript'))
-    assert words in tested(capsys, name)
+    assert words in evaluated(capsys, name)
 
 
 def test_pictures_of_a_folder_are_read_in_order(tmp_path):
