@@ -45,6 +45,7 @@ class SqueezeExcite(nn.Module):
         return x.mul_(self.gate(x)) if _may_overwrite(self) else x * self.gate(x)
 
     def directly(self, x):
+        """``forward(x)``, where ``direct(x)``."""
         gate = call(call(pixel_mean(x), self.conv1), self.conv2)
         return x.mul_(gate) if self.in_place else x * gate
 
@@ -141,6 +142,7 @@ class MBConv(ResidualBlock):
         return self._project(self._depthwise(x))
 
     def directly(self, x):
+        """``transform(x)``, where ``direct(x)``."""
         expand = self.expand_conv
         x = call(x, expand) if isinstance(expand, ConvModule) else expand(x)
         return call(self.excited(call(x, self.depthwise_conv)), self.linear_conv)
@@ -182,6 +184,7 @@ class FusedMBConv(ResidualBlock):
         return self.conv2(self.se(self.conv1(x)))
 
     def directly(self, x):
+        """``transform(x)``, where ``direct(x)``."""
         return call(self.excited(call(x, self.conv1)), self.conv2)
 
 

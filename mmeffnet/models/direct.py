@@ -20,6 +20,7 @@ from mmeffnet.models.layers import Conv2dSame, hooked
 SWISH = (nn.SiLU, Swish)
 IN_PLACE = {nn.SiLU: torch._C._nn.silu_, Swish: torch._C._nn.silu_, nn.Sigmoid: torch.sigmoid_}
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+KNOWN = {ConvModule}  # whose ``forward`` is what ``run`` does; a class made of one may do more
 ORDER = ('conv', 'norm', 'act')
 ONE = (1, 1)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
@@ -40,7 +41,7 @@ def direct(x) -> bool:
 
 def call(x: torch.Tensor, module: ConvModule) -> torch.Tensor:
     """``module(x)``, where ``direct(x)``."""
-    return run(x, module) if silent(module) else module(x)
+    return run(x, module) if type(module) in KNOWN and silent(module) else module(x)
 
 
 def silent(module: nn.Module) -> bool:

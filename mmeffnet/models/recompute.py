@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mmeffnet.models import sync_bn
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
-from mmeffnet.models.direct import SWISH, direct, plain_order, run
+from mmeffnet.models.direct import KNOWN, SWISH, direct, plain_order, run
 from mmeffnet.models.layers import Conv2dSame, hooked, layout_of, split_padding
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, sync_bn.HostSyncBatchNorm)
@@ -112,6 +112,9 @@ class LeanConvModule(ConvModule):
             return norm_swish(x, self)
         x = self.norm(x) if norm and self.with_norm else x
         return self.activate(x) if activate and self.with_activation else x
+
+
+KNOWN.add(LeanConvModule)
 
 
 def recomputable(x, module: ConvModule) -> bool:

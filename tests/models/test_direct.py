@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmeffnet import EfficientNet
 from mmeffnet.models import direct
 from mmeffnet.models.blocks import ResidualBlock
+from mmeffnet.models.recompute import LeanConvModule
 
 CASES = {
     'same padding': {},
@@ -146,6 +147,16 @@ def test_a_module_that_is_changed_is_called(name):
     assert (hooked - before).abs().max() > 1e-3
     del module.forward
     assert torch.equal(directly(net, x)[-1], before)
+
+
+def test_a_class_made_of_ours_runs_its_own_forward():
+    class Doubled(LeanConvModule):
+        def forward(self, x, activate=True, norm=True):
+            return 2 * super().forward(x, activate, norm)
+
+    net, x = network(), images(64, 64, batch=2)
+    net.layers[1][0].depthwise_conv.__class__ = Doubled
+    assert_same(directly(net, x), by_modules(net, x))
 
 
 def test_a_global_hook_sees_every_module():
