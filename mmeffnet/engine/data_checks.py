@@ -89,11 +89,13 @@ def _check_decoding(dataset, model, loader: str) -> None:
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     if not any(type(step).__name__ == 'PackEncoded' for step in steps):
         return
-    preprocessor = type(getattr(model, 'data_preprocessor', None)).__name__
-    if preprocessor != 'DecodingDataPreprocessor':
+    from mmeffnet.datasets.encoded import DecodingDataPreprocessor  # of mmpretrain's runs alone
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if not isinstance(preprocessor, DecodingDataPreprocessor):
         raise InputError(
             f'{loader}: PackEncoded leaves the decoding to the data preprocessor, which is '
-            f"{preprocessor}: set data_preprocessor.type='mmeffnet.DecodingDataPreprocessor'")
+            f'{type(preprocessor).__name__}: set '
+            "data_preprocessor.type='mmeffnet.DecodingDataPreprocessor'")
 
 
 def _check_labels(dataset, num_classes: int, loader: str) -> None:

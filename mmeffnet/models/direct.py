@@ -1,7 +1,7 @@
 """Inference on a CPU: the same layers with less between them.
 
 One image of B0 is a hundred convolutions of a tenth of a millisecond. What modules do around each
-and what PyTorch's library for CPUs sets up for it took a fifth of the time. A large batch has
+and what PyTorch's library for CPUs sets up for it takes as long as some of them. A large batch has
 activations beyond what the allocator keeps, which asks the system for each of their pages anew.
 Here a layer's tensors are taken out of its modules, whose calls are left out as long as nothing
 could tell.
@@ -15,7 +15,7 @@ from mmcv.cnn.bricks import Swish
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from mmeffnet.models.layers import Conv2dSame, hooked
+from mmeffnet.models.layers import Conv2dSame
 
 SWISH = (nn.SiLU, Swish)
 IN_PLACE = {nn.SiLU: torch._C._nn.silu_, Swish: torch._C._nn.silu_, nn.Sigmoid: torch.sigmoid_}
@@ -117,6 +117,7 @@ def parts(x: torch.Tensor, block: nn.Module, values: int) -> tuple[torch.Tensor,
     values: of the block's largest activation, for an image.
     """
     most = max(1, LARGEST // (values * x.element_size()))
-    if most >= x.shape[0] or any(module.training or hooked(module) for module in block.modules()):
+    if most >= x.shape[0] or any(module.training or not silent(module)
+                                 for module in block.modules()):
         return x,
     return x.split(most)

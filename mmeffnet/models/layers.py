@@ -154,10 +154,3 @@ class FanOutNormal:
                     nn.init.zeros_(layer.bias)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info='FanOutNormal: variance 2 / fan-out per group')
-
-
-def hooked(module: nn.Module | None) -> bool:
-    """Whether something looks at what a module is given or gives, which has to be run as one."""
-    return module is not None and bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks)

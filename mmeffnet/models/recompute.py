@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from mmeffnet.models import sync_bn
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
 from mmeffnet.models.direct import KNOWN, SWISH, direct, plain_order, run
-from mmeffnet.models.layers import Conv2dSame, hooked, layout_of, split_padding
+from mmeffnet.models.layers import Conv2dSame, layout_of, split_padding
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, sync_bn.HostSyncBatchNorm)
 SWISH_BACKWARD = torch.ops.aten.silu_backward.grad_input
@@ -120,7 +120,7 @@ KNOWN.add(LeanConvModule)
 def recomputable(x, module: ConvModule) -> bool:
     """Whether a layer ends in plain BatchNorm and Swish; others are run as the modules they are."""
     return (_differentiated(x) and module.with_norm and module.with_activation
-            and not any(map(hooked, (module, module.norm, module.activate)))
+            and not any(map(_hooked, (module, module.norm, module.activate)))
             and type(module.norm) in NORMS and type(module.activate) in SWISH
             and plain_order(module))
 
@@ -149,7 +149,7 @@ def movable(conv: nn.Conv2d) -> bool:
     """Whether a convolution may be run as part of ``norm_swish``, and not as a module."""
     return (type(conv) in (nn.Conv2d, Conv2dSame) and conv.bias is None
             and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
-            and not hooked(conv))
+            and not _hooked(conv))
 
 
 def gated_projection(x: torch.Tensor, gate: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
@@ -181,7 +181,7 @@ def spatial_mean(x: torch.Tensor) -> torch.Tensor:
 def foldable(x, gate: nn.Module, module: ConvModule) -> bool:
     """Whether ``gated_projection`` computes what gate and convolution would, and moves less."""
     conv = module.conv
-    return (_differentiated(x) and movable(conv) and not (hooked(gate) or hooked(module))
+    return (_differentiated(x) and movable(conv) and not (_hooked(gate) or _hooked(module))
             and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
             and conv.out_channels < x.shape[2] * x.shape[3])
 
@@ -190,3 +190,10 @@ def _differentiated(x) -> bool:
     """Whether autograd records; a compiler chooses itself what to keep, a tracer keeps nothing."""
     return (torch.is_grad_enabled() and isinstance(x, torch.Tensor)
             and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
+
+
+def _hooked(module: nn.Module | None) -> bool:
+    """Whether something looks at what a module is given or gives, which has to be run as one."""
+    return module is not None and bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        or module._backward_pre_hooks)
