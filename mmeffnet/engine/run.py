@@ -26,7 +26,7 @@ from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.export.evaluation import take_over
 from mmeffnet.export.runtime import is_exported
 from mmeffnet.pyramid import check_model
-from mmeffnet.weights.sources import WEIGHTS_ONLY
+from mmeffnet.weights.addresses import WEIGHTS_ONLY
 
 
 def train(args: Namespace) -> None:

