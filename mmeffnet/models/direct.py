@@ -15,7 +15,8 @@ from mmcv.cnn.bricks import Swish
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from mmeffnet.models.layers import Conv2dSame
+from mmeffnet.models.formulas import HALVES
+from mmeffnet.models.layers import Conv2dSame, adds_finely, conv2d
 
 SWISH = (nn.SiLU, Swish)
 IN_PLACE = {nn.SiLU: torch._C._nn.silu_, Swish: torch._C._nn.silu_, nn.Sigmoid: torch.sigmoid_}
@@ -23,6 +24,7 @@ CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 KNOWN = {ConvModule}  # whose ``forward`` is what ``run`` does; a class made of one may do more
 ORDER = ('conv', 'norm', 'act')
 ONE = (1, 1)
+REST = 'rest_of_bias'  # attribute of a convolution
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Pixels of a batch up to which a matrix product is faster than the library's 1x1 convolution.
 ROWS = 2500
@@ -78,15 +80,43 @@ def _convolved(x, conv):
     if type(conv) not in CONVOLUTIONS or conv.padding_mode != 'zeros':
         return conv(x)
     weight, bias = conv._parameters['weight'], conv._parameters['bias']
-    if conv.kernel_size == ONE == conv.stride and conv.groups == 1 and conv.padding == (0, 0):
-        count, channels, height, width = x.shape
-        if (count * height * width <= ROWS and x.dtype in DTYPES
-                and x.is_contiguous(memory_format=torch.channels_last)):
-            rows = F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1), bias)
-            return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
+    count, channels, height, width = x.shape
+    few = (count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
+           and conv.groups == 1 and conv.padding == (0, 0) and x.dtype in DTYPES
+           and x.is_contiguous(memory_format=torch.channels_last))
+    if REST in conv.__dict__ and not (few and height == width == 1):
+        fine = fine_bias(conv)
+        few, bias = few and fine is bias, fine
+    if few:
+        rows = F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1), bias)
+        return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
     if type(conv) is Conv2dSame and conv.depends_on_size:
         return conv._conv_forward(x, weight, bias)
-    return torch.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def keep_rest(conv: nn.Conv2d, dtype: torch.dtype) -> None:
+    """Keep what ``dtype`` does not hold of a bias beside it; no part of the state dict.
+
+    Of weights nothing is kept: their rounding errors are many and cancel, that of a bias is one.
+    """
+    bias = fine_bias(conv).detach().cpu()
+    forget_rest(conv)
+    if dtype in HALVES and bias.dtype not in HALVES:
+        conv.__dict__[REST] = bias.float() - bias.to(dtype).float()
+
+
+def forget_rest(conv: nn.Conv2d) -> None:
+    """As other weights are loaded."""
+    conv.__dict__.pop(REST, None)
+
+
+def fine_bias(conv: nn.Conv2d) -> torch.Tensor:
+    """A bias in float32 with the rest that was kept, or as it is where it cannot be added so."""
+    bias, rest = conv._parameters['bias'], conv.__dict__.get(REST)
+    if rest is None or bias.dtype not in HALVES or not bias.is_cpu or not adds_finely(bias.dtype):
+        return bias
+    return rest + bias
 
 
 def _normed(x, norm):

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmeffnet.features import FeatureInfo, check_indices, feature_info, resolve_arch
 from mmeffnet.models.blocks import BLOCKS
-from mmeffnet.models.deploy import check_form, convert, fix_padding, fold
+from mmeffnet.models.deploy import check_form, convert, fix_padding, fold, forget_rests
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
 from mmeffnet.models.recompute import LeanConvModule, choose_backward
@@ -157,6 +157,7 @@ class EfficientNet(BaseModule):
         # Before the children see it: PyTorch and MMEngine hand each of them its own keys.
         translate_in_place(self, state_dict, prefix)
         check_form(state_dict, prefix, self.deploy)
+        forget_rests(self)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.has_weights = True
 
@@ -168,7 +169,8 @@ class EfficientNet(BaseModule):
 
         size: height and width that padding is computed for once; other sizes work as before.
         dtype: of weights and images from then on, such as ``torch.bfloat16``. Rounding keeps the
-        sum of each depthwise kernel, which ``.to(dtype)`` does not: outputs stay closer.
+        sum of each depthwise kernel and, in inference on a CPU, the biases, which ``.to(dtype)``
+        does not: outputs stay closer. A state dict saved after it has the rounded biases alone.
         Raises ValueError where something else than BatchNorm normalises.
         """
         if not self.deploy:

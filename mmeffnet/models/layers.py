@@ -1,4 +1,5 @@
 """The convolution with TensorFlow's SAME padding, and the initial weights."""
+import functools
 import math
 
 import torch
@@ -57,14 +58,34 @@ def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
     """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
     even, odd = [t // 2 for t in total], [t % 2 for t in total]
     if not any(odd):
-        return F.conv2d(x, weight, bias, stride, even, dilation, groups)
+        return conv2d(x, weight, bias, stride, even, dilation, groups)
     if not _may_drop(x, weight, stride, dilation):
         # The convolution pads evenly by itself; only an odd zero has to be appended.
         x = F.pad(x, (0, odd[1], 0, odd[0]))
-        return F.conv2d(x, weight, bias, stride, even, dilation, groups)
+        return conv2d(x, weight, bias, stride, even, dilation, groups)
     more = [e + o * s for e, o, s in zip(even, odd, stride)]
-    out = F.conv2d(x, weight, bias, stride, more, dilation, groups)[:, :, odd[0]:, odd[1]:]
+    out = conv2d(x, weight, bias, stride, more, dilation, groups)[:, :, odd[0]:, odd[1]:]
     return out.contiguous(memory_format=layout_of(x))
+
+
+def conv2d(x, weight, bias, stride, padding, dilation, groups):
+    """``F.conv2d``, whose bias may be finer than the weight where ``adds_finely`` says so."""
+    if bias is None or bias.dtype is weight.dtype or x.dtype is not weight.dtype:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+
+
+@functools.cache
+def adds_finely(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's library for CPUs adds a float32 bias to a convolution in ``dtype``.
+
+    It adds up in float32 and rounds once; ``F.conv2d`` takes a bias of the weight's type alone.
+    """
+    x, bias = torch.ones((1, 1, 1, 1), dtype=dtype), torch.tensor([2 ** -12 - 1])
+    try:
+        return conv2d(x, x, bias, (1, 1), (0, 0), (1, 1), 1).item() == 2 ** -12
+    except (RuntimeError, AttributeError):  # another processor, or PyTorch without the library
+        return False
 
 
 def _may_drop(x, weight, stride, dilation) -> bool:

@@ -1,5 +1,6 @@
 """The deployed form: the same outputs from fewer operations, and never the wrong weights."""
 import copy
+import pickle
 import warnings
 
 import peers
@@ -11,7 +12,10 @@ from torch import nn
 
 from mmeffnet import EfficientNet
 from mmeffnet.errors import InputError
-from mmeffnet.models.deploy import rounded
+from mmeffnet.models import direct
+from mmeffnet.models.deploy import forget_rests, rounded
+from mmeffnet.models.layers import adds_finely
+from mmeffnet.models.recompute import LeanConvModule
 from mmeffnet.registry import MODELS
 
 OUTPUTS = (1, 2, 3, 4, 5, 6)
@@ -186,3 +190,90 @@ def test_half_precision_is_that_of_weights_and_outputs():
     assert outputs(backbone, peers.images(64, 64).bfloat16())[-1].dtype == torch.bfloat16
     with pytest.raises(ValueError, match='dtype=torch.int8 must be one of floating point'):
         network().switch_to_deploy(dtype=torch.int8)
+
+
+def biased():
+    """A deployed network in float32 whose biases are large beside its outputs."""
+    backbone = EfficientNet(peers.TINY, out_indices=(-1, ))
+    backbone = peers.calibrated(backbone).float().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for norm in backbone.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.bias.add_(2 + torch.rand(norm.bias.shape,
+                                              generator=torch.Generator().manual_seed(0)))
+    backbone.switch_to_deploy()
+    return backbone
+
+
+def in_half(backbone, image):
+    return outputs(backbone, image.bfloat16())[-1].float()
+
+
+@pytest.fixture
+def image():
+    return peers.images(61, 96, batch=4).float().contiguous(memory_format=torch.channels_last)
+
+
+def without_rests(backbone):
+    twin = copy.deepcopy(backbone)
+    forget_rests(twin)
+    return twin
+
+
+@pytest.mark.parametrize('options', [
+    dict(kernel_size=1), dict(kernel_size=3, groups=8), dict(kernel_size=5, groups=8, stride=2),
+    dict(kernel_size=3, stride=2)], ids=['pointwise', 'depthwise', 'strided', 'full'])
+def test_a_bias_is_not_rounded_where_the_processor_adds_finely(options, monkeypatch):
+    if not adds_finely(torch.bfloat16):
+        pytest.skip('this processor, or PyTorch, adds no float32 bias to a bfloat16 convolution')
+    torch.manual_seed(0)
+    layer = LeanConvModule(8, 8, conv_cfg=dict(type='mmeffnet.Conv2dSame'), act_cfg=None, **options)
+    conv, seen = layer.conv, []
+    x = torch.rand(2, 8, 15, 16).add(0.5).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        # What is left of a large bias shows how it was rounded.
+        conv.weight.fill_(-16 / conv.weight[0].numel())
+        conv.bias.copy_(16 + torch.rand(8))
+        fine = conv.bias.clone()
+        direct.keep_rest(conv, torch.bfloat16)
+        layer.bfloat16()
+        for bias in (fine, fine.bfloat16()):
+            expected = conv._conv_forward(x.double(), conv.weight.double(), bias.double())
+            torch.testing.assert_close(layer(x).double(), expected, rtol=2 ** -8, atol=1e-4)
+            seen.append(expected)
+            monkeypatch.setattr(direct, 'adds_finely', lambda dtype: False)
+    assert (seen[0] - seen[1]).abs().max() > 0.02
+
+
+def test_biases_stay_what_they_are_however_often_a_network_is_converted(image):
+    half = biased()
+    half.switch_to_deploy(dtype=torch.bfloat16)
+    expected = in_half(half, image)
+    half.switch_to_deploy(dtype=torch.bfloat16)
+    assert torch.equal(in_half(half.to(torch.bfloat16), image), expected)
+    assert torch.equal(in_half(pickle.loads(pickle.dumps(half)), image), expected)
+    # Others see the type they asked for, and nothing else.
+    assert not any('rest' in name for name in half.state_dict())
+    assert outputs(half.float(), image)[-1].dtype == torch.float32
+    plain = without_rests(half.bfloat16()).float()
+    assert torch.equal(outputs(half.float(), image)[-1], outputs(plain, image)[-1])
+
+
+def test_loaded_biases_are_taken_as_they_are(image):
+    half = biased()
+    half.switch_to_deploy(dtype=torch.bfloat16)
+    smaller = {name: value / 64 if name.endswith('bias') else value
+               for name, value in half.state_dict().items()}
+    plain = without_rests(half)
+    for net in (half, plain):
+        nn.Sequential(net).load_state_dict({f'0.{name}': value for name, value in smaller.items()})
+    assert torch.equal(in_half(half, image), in_half(plain, image))
+
+
+def test_a_half_that_is_run_as_modules_has_rounded_biases(image):
+    half = biased()
+    half.switch_to_deploy(dtype=torch.bfloat16)
+    with torch.enable_grad():
+        found = half(image.bfloat16().requires_grad_())[-1]
+        expected = without_rests(half)(image.bfloat16().requires_grad_())[-1]
+    assert torch.equal(found, expected)
