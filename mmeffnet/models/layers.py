@@ -9,6 +9,9 @@ from torch import nn
 
 from mmeffnet.registry import MODELS, WEIGHT_INITIALIZERS
 
+# Input channels of a kernel, up to which a convolution waits for memory: depthwise ones, and stems.
+FEW = 4
+
 
 def same_padding(size, kernel: int, stride: int, dilation: int = 1):
     """Zeros that SAME padding adds along one axis, before and after together.
@@ -57,15 +60,25 @@ def conv2d_same(x, weight, bias, stride, dilation, groups):
 def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
     """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
     even, odd = [t // 2 for t in total], [t % 2 for t in total]
-    if not any(odd):
-        return conv2d(x, weight, bias, stride, even, dilation, groups)
-    if not _may_drop(x, weight, stride, dilation):
+    if any(odd) and _may_widen(x, weight, dilation):
+        weight = F.pad(weight, (odd[1], 0, odd[0], 0))
+        even = [e + o for e, o in zip(even, odd)]
+    elif any(odd):
         # The convolution pads evenly by itself; only an odd zero has to be appended.
         x = F.pad(x, (0, odd[1], 0, odd[0]))
-        return conv2d(x, weight, bias, stride, even, dilation, groups)
-    more = [e + o * s for e, o, s in zip(even, odd, stride)]
-    out = conv2d(x, weight, bias, stride, more, dilation, groups)[:, :, odd[0]:, odd[1]:]
-    return out.contiguous(memory_format=layout_of(x))
+    return conv2d(x, weight, bias, stride, even, dilation, groups)
+
+
+def _may_widen(x, weight, dilation) -> bool:
+    """Whether zeros ahead of the kernel, and padding evenly by one more, replace an odd zero.
+
+    The numbers are the same, and no activation is copied. It is done where there is little to
+    multiply and no gradients are taken, which are slow with such a kernel in PyTorch's library for
+    CPUs.
+    """
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return (x.device.type == 'cpu' and not learns and not torch.compiler.is_compiling()
+            and weight.shape[1] <= FEW and tuple(dilation) == (1, 1))
 
 
 def conv2d(x, weight, bias, stride, padding, dilation, groups):
