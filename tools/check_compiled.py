@@ -9,13 +9,8 @@ import sys
 
 from mmeffnet.analysis.compiled import MOST_GRAPHS, TOLERANCE, agreement
 from mmeffnet.analysis.steps import INFER, TRAIN
+from mmeffnet.engine.cli import positive
 from mmeffnet.variants import VARIANTS
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} must be a whole number above 0')
-    return int(text)
 
 
 def main() -> int:
@@ -24,9 +19,9 @@ def main() -> int:
                         metavar='NAME', help='all by default')
     parser.add_argument('--mode', nargs='+', default=[INFER, TRAIN], choices=[INFER, TRAIN],
                         help='both by default')
-    parser.add_argument('--batch', nargs='+', type=count, default=[2, 3, 5], metavar='N',
+    parser.add_argument('--batch', nargs='+', type=positive, default=[2, 3, 5], metavar='N',
                         help='images of the steps, in this order; 2, 3 and 5 by default')
-    parser.add_argument('--size', type=count, default=64, metavar='PX', help='64 by default')
+    parser.add_argument('--size', type=positive, default=64, metavar='PX', help='64 by default')
     parser.add_argument('--backend', default='inductor', choices=['inductor', 'aot_eager', 'eager'],
                         help="PyTorch's; inductor by default")
     args = parser.parse_args()

@@ -21,7 +21,7 @@ def train_parser() -> argparse.ArgumentParser:
                         help='compile the network with torch.compile')
     parser.add_argument('--channels-last', action='store_true',
                         help='keep the channels of a pixel beside each other in memory')
-    parser.add_argument('--accumulate', type=_positive, metavar='N',
+    parser.add_argument('--accumulate', type=positive, metavar='N',
                         help='sum up the gradients of N batches for each step')
     parser.add_argument('--no-validate', action='store_true', help='train without validation')
     parser.add_argument('--auto-scale-lr', action='store_true',
@@ -65,7 +65,8 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of things on a command line."""
     try:
         number = int(text)
     except ValueError:

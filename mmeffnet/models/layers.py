@@ -94,7 +94,8 @@ def adds_finely(dtype: torch.dtype) -> bool:
 
     It adds up in float32 and rounds once; ``F.conv2d`` takes a bias of the weight's type alone.
     """
-    x, bias = torch.ones((1, 1, 1, 1), dtype=dtype), torch.tensor([2 ** -12 - 1])
+    x = torch.ones((1, 1, 1, 1), dtype=dtype, device='cpu')  # whatever the default is
+    bias = torch.tensor([2 ** -12 - 1], device='cpu')
     try:
         return conv2d(x, x, bias, (1, 1), (0, 0), (1, 1), 1).item() == 2 ** -12
     except (RuntimeError, AttributeError):  # another processor, or PyTorch without the library
