@@ -10,6 +10,7 @@ import sys
 from mmeffnet.analysis.compiled import MOST_GRAPHS, TOLERANCE, agreement
 from mmeffnet.analysis.steps import INFER, TRAIN
 from mmeffnet.engine.cli import positive
+from mmeffnet.errors import one_line_errors
 from mmeffnet.variants import VARIANTS
 
 
@@ -25,6 +26,11 @@ def main() -> int:
     parser.add_argument('--backend', default='inductor', choices=['inductor', 'aot_eager', 'eager'],
                         help="PyTorch's; inductor by default")
     args = parser.parse_args()
+    with one_line_errors(ValueError):  # BatchNorm's, of images too few or too small to train with
+        return compare(args)
+
+
+def compare(args: argparse.Namespace) -> int:
     print('| network | mode | graphs | logits | gradients | statistics | s to compile |\n'
           '|---|---|--:|--:|--:|--:|--:|', flush=True)
     failed = []

@@ -26,6 +26,10 @@ def pictures(folder: Path) -> tuple[list, torch.Tensor]:
         raise InputError(f'{str(listing)!r} does not exist: PICTURES is a folder with val.txt, of '
                          'lines "file label", and val/')
     lines = [line.rsplit(' ', 1) for line in listing.read_text().splitlines()]
+    for number, line in enumerate(lines, 1):
+        if len(line) != 2 or not line[1].isdecimal():
+            raise InputError(f'{str(listing)!r}, line {number}: {" ".join(line)!r} must be '
+                             '"file label", the label a whole number')
     return ([read_image(folder / 'val' / name) for name, _ in lines],
             torch.tensor([int(label) for _, label in lines]))
 

@@ -38,19 +38,22 @@ def convert(backbone, dtype: torch.dtype) -> None:
 
     A depthwise output is a sum over few pixels, of which neighbours are much alike: what rounding
     adds to it is mostly the change of the kernel's sum. What it takes from a bias is kept beside
-    it, for processors that add biases in float32. Raises ValueError for a ``dtype`` that is no
+    it, for processors that add biases in float32, but in SE, whose products are of one pixel: a
+    library's convolution takes longer than those. Raises ValueError for a ``dtype`` that is no
     floating point number.
     """
-    if not dtype.is_floating_point:
-        raise ValueError(f'dtype={dtype} must be one of floating point numbers, such as '
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f'dtype={dtype!r} must be one of floating point numbers, such as '
                          'torch.bfloat16')
+    excite = {module for se in backbone.modules() if isinstance(se, SqueezeExcite)
+              for module in se.modules()}
     for conv in backbone.modules():
         if not isinstance(conv, nn.Conv2d):
             continue
         if conv.groups == conv.in_channels > 1:
             kernels = rounded(conv.weight.flatten(1), dtype)
             conv.weight.copy_(kernels.view_as(conv.weight))
-        if conv.bias is not None:
+        if conv.bias is not None and conv not in excite:
             keep_rest(conv, dtype)
     backbone.to(dtype)
 

@@ -84,7 +84,7 @@ def _convolved(x, conv):
     few = (count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
            and conv.groups == 1 and conv.padding == (0, 0) and x.dtype in DTYPES
            and x.is_contiguous(memory_format=torch.channels_last))
-    if REST in conv.__dict__ and not (few and height == width == 1):
+    if REST in conv.__dict__:
         fine = fine_bias(conv)
         few, bias = few and fine is bias, fine
     if few:

@@ -190,6 +190,8 @@ def test_half_precision_is_that_of_weights_and_outputs():
     assert outputs(backbone, peers.images(64, 64).bfloat16())[-1].dtype == torch.bfloat16
     with pytest.raises(ValueError, match='dtype=torch.int8 must be one of floating point'):
         network().switch_to_deploy(dtype=torch.int8)
+    with pytest.raises(ValueError, match="dtype='bfloat16' must be one of .* torch.bfloat16"):
+        network().switch_to_deploy(dtype='bfloat16')
 
 
 def biased():
