@@ -98,6 +98,6 @@ def _results(call, network: nn.Module, images: torch.Tensor, mode: str) -> tuple
 def _gaps(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> list[float]:
     """Of each tensor; NaN counts as the largest gap there is."""
     largest = [value.abs().max().item() for value in expected]
-    gaps = [(one - other).abs().max().item() / max(scale, FLOOR * max(largest))
+    gaps = [(one - other).abs().max().item() / (max(scale, FLOOR * max(largest)) or 1.0)
             for one, other, scale in zip(actual, expected, largest, strict=True)]
     return [gap if gap == gap else float('inf') for gap in gaps]

@@ -102,20 +102,6 @@ def adds_finely(dtype: torch.dtype) -> bool:
         return False
 
 
-def _may_drop(x, weight, stride, dilation) -> bool:
-    """Whether to pad evenly by one stride more, and to drop the first row and column of outputs.
-
-    The numbers are the same, and what is copied is the output. It is done where that is the
-    smaller and no gradients are taken, which are slow with such a padding in PyTorch's library
-    for CPUs; and not for inputs of a few pixels, where the library sums in another order.
-    """
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return (x.device.type == 'cpu' and not learns and not torch.compiler.is_compiling()
-            and weight.shape[0] < x.shape[1] * stride[0] * stride[1]
-            and all(size > 2 * d * (k - 1) for size, d, k in zip(
-                x.shape[-2:], dilation, weight.shape[-2:])))
-
-
 def layout_of(x) -> torch.memory_format:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
