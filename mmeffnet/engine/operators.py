@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mmeffnet.engine import cxx
 from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.version import DETECTION
 
@@ -97,7 +99,7 @@ def compile_wheel(folder: Path, jobs: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'build.log'
     with tempfile.TemporaryDirectory(prefix='mmeffnet-operators-') as work:
-        wrapped = _with_standard(Path(work) / 'cxx', compiler)
+        wrapped = _wrapped(Path(work) / 'cxx', compiler)
         environment = dict(os.environ, CXX=str(wrapped), CC=str(wrapped), MMCV_WITH_OPS='1',
                            MAX_JOBS=str(jobs), PIP_QUIET='0')  # the bar reads what pip says
         environment['NVCC_APPEND_FLAGS'] = f'{os.environ.get("NVCC_APPEND_FLAGS", "")} {STANDARD}'
@@ -110,9 +112,16 @@ def compile_wheel(folder: Path, jobs: int) -> Path:
     return find(folder)
 
 
-def _with_standard(path: Path, compiler: str) -> Path:
-    """A compiler that adds the newer standard, and no debugging symbols, to what it is told."""
-    path.write_text(f'#!/bin/sh\nexec "{compiler}" "$@" {STANDARD} -g0\n')
+def _wrapped(path: Path, compiler: str) -> Path:
+    """A compiler that adds the newer standard, and no debugging symbols, to what it is told.
+
+    GCC reads PyTorch's headers once beside ``path``; other compilers keep such headers otherwise.
+    """
+    told = subprocess.run([compiler, '--version'], capture_output=True, text=True).stdout
+    command = [compiler]
+    if 'Free Software Foundation' in told:
+        command = [sys.executable, '-S', cxx.__file__, str(path.parent), compiler]
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@" {STANDARD} -g0\n')
     path.chmod(0o755)
     return path
 

@@ -1,11 +1,12 @@
 """tools/build_operators.py up to the compiler itself, which .ci/run lets compile."""
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-from mmeffnet.engine import operators
+from mmeffnet.engine import cxx, operators
 
 TAG = f'cp{sys.version_info.major}{sys.version_info.minor}'
 
@@ -86,9 +87,61 @@ def test_a_wheel_of_this_mmcv_python_and_pytorch_is_taken(stack, tmp_path, monke
 
 
 def test_the_compiler_is_told_the_newer_standard_last(tmp_path):
-    wrapped = operators._with_standard(tmp_path / 'cxx', '/bin/echo')
+    wrapped = operators._wrapped(tmp_path / 'cxx', '/bin/echo')
     said = subprocess.run([wrapped, '-std=c++17', 'a b.cpp'], capture_output=True, text=True)
     assert said.stdout == '-std=c++17 a b.cpp -std=c++20 -g0\n'
+
+
+@pytest.fixture
+def gcc(tmp_path):
+    """A folder with sources of an extension, and the wrapped compiler; gives its exit code."""
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('g++ is not installed')
+    (tmp_path / 'torch').mkdir()
+    for name in ('first', 'second'):
+        (tmp_path / f'{name}.cpp').write_text(
+            f'#include <{cxx.HEADER}>\nint {name}() {{ return ANSWER; }}\n')
+    (tmp_path / 'headers').mkdir()
+    wrapped = operators._wrapped(tmp_path / 'headers' / 'cxx', compiler)
+
+    def compiled(name, *flags):
+        return subprocess.run([wrapped, '-MMD', '-MF', f'{name}.d', '-I.', '-std=c++17', *flags,
+                               '-c', f'{name}.cpp', '-o', f'{name}.o'], cwd=tmp_path).returncode
+    return compiled
+
+
+def test_headers_are_compiled_once(gcc, tmp_path):
+    (tmp_path / cxx.HEADER).write_text('#pragma once\nconstexpr int ANSWER = 42;\n')
+    assert gcc('first') == 0
+    assert (tmp_path / 'first.o').exists()
+    (tmp_path / cxx.HEADER).unlink()
+    (tmp_path / 'second.cpp').write_text('int second() { return ANSWER; }\n')
+    assert gcc('second') == 0
+
+
+def test_a_source_with_other_flags_has_its_own_headers(gcc, tmp_path):
+    (tmp_path / cxx.HEADER).write_text('#pragma once\nconstexpr int ANSWER = NUMBER;\n')
+    with (tmp_path / 'second.cpp').open('a') as file:
+        file.write('static_assert(ANSWER == 2);\n')
+    assert gcc('first', '-DNUMBER=1') == 0
+    assert list((tmp_path / 'headers').glob('*.gch'))
+    assert gcc('second', '-DNUMBER=2') == 0
+    assert gcc('second', '-DNUMBER=1') != 0
+
+
+def test_what_has_been_preprocessed_is_left_alone(gcc, tmp_path):
+    (tmp_path / cxx.HEADER).write_text('constexpr int ANSWER = 42;\n')  # not to be read twice
+    assert gcc('first', '-x', 'c++') == 0
+    assert not list((tmp_path / 'headers').glob('*.gch'))
+
+
+def test_headers_that_fail_are_left_to_the_sources(gcc, tmp_path):
+    (tmp_path / cxx.HEADER).write_text('#error not without a source\n')
+    assert gcc('first') != 0
+    (tmp_path / cxx.HEADER).write_text('#pragma once\nconstexpr int ANSWER = 42;\n')
+    assert gcc('first') == 0
+    assert not list((tmp_path / 'headers').glob('*.gch'))
 
 
 def test_what_pip_says_is_kept_and_its_exit_code_too(tmp_path):
