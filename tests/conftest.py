@@ -183,6 +183,12 @@ def said():
     logger.removeHandler(handler)
 
 
+def pytest_configure(config):
+    # Tests that are named are run, all of them; so is what -m chooses.
+    if config.args_source is config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        config.option.markexpr = 'not slow'
+
+
 def pytest_report_header():
     from importlib.metadata import packages_distributions
     stack = packages_distributions()

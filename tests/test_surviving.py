@@ -12,6 +12,8 @@ from conftest import TINY, run_tool
 
 from mmeffnet.plugin import MIM
 
+pytestmark = pytest.mark.slow
+
 HERE = str(Path(__file__).parent)
 
 # Checkpoints in the midst of epochs (of 8 batches) and of steps (of 2 batches). One is kept.

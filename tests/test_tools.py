@@ -153,6 +153,7 @@ def test_the_learning_rate_scales_only_on_request_and_the_mismatch_is_said(whole
     assert first_rate(scaled.stdout) == pytest.approx(first_rate(output) / 2, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('launch', ['script', 'torchrun'])
 def test_two_processes_train_together_without_cuda(launch, whole_run, tmp_path):
     folder, _ = whole_run

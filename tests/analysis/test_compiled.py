@@ -9,6 +9,8 @@ from mmeffnet import EfficientNet, EfficientNetHead
 from mmeffnet.analysis import compiled
 from mmeffnet.analysis.contenders import Whole
 
+pytestmark = pytest.mark.slow
+
 
 class Changed(nn.Module):
     """A network that differs from itself where its graph is run by a compiler."""

@@ -103,6 +103,7 @@ print(sorted(len(r.values) for r in search.results(study)))
 """
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_a_kill(tmp_path):
     command = [sys.executable, '-W', 'ignore', '-c', KILLED]
     with subprocess.Popen([*command, '600'], cwd=tmp_path, text=True,

@@ -385,6 +385,7 @@ def test_the_sampler_refuses_what_has_no_shards(shard):
         ShardSampler(dataset, window=0)
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_is_the_run_on_the_folder(config, tiny_config, tmp_path):
     folder, results = written(config, 'shard'), []
     pipeline = ("[dict(type='LoadImageFromFile'), dict(type='mmpretrain.RandomResizedCrop', "

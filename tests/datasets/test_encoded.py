@@ -146,6 +146,7 @@ def test_nvjpeg_decodes_alike(tmp_path):
     assert (found.cpu() - expected).abs().mean() * 50 < 3
 
 
+@pytest.mark.slow
 def test_a_run_that_decodes_later_learns_the_same(tiny_config, tmp_path):
     random, folder = np.random.default_rng(0), tmp_path / 'pictures'
     for i in range(12):

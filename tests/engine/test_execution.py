@@ -161,6 +161,7 @@ def test_half_batches_make_the_same_steps_as_whole_ones(tiny_config, tmp_path, m
                               whole['state_dict']['head.fc.weight'], rtol=1e-2)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_all_flags_together_train_and_resume(tmp_path):
     (tmp_path / 'tiny_base.py').write_text(TINY)

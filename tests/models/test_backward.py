@@ -315,6 +315,7 @@ def in_two_processes(rank, port):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_plain_layers():
     spawn(in_two_processes, args=(free_port(), ), nprocs=2)
 

@@ -114,7 +114,8 @@ JUDGES = [(timm_same, NAMES), (timm_symmetric, NAMES), (torchvision_symmetric, B
 
 
 @pytest.mark.parametrize(('name', 'judge'), [
-    pytest.param(name, judge, id=f'{name}-{judge.__name__}')
+    pytest.param(name, judge, id=f'{name}-{judge.__name__}',
+                 marks=[pytest.mark.slow] * (name in ('b6', 'b7', 'b8')))
     for name in NAMES for judge, names in JUDGES if name in names])
 def test_features_are_those_of_the_judge(name, judge):
     features, options = judge(name)

@@ -42,6 +42,7 @@ def compare(rank, port):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_normalise_the_joint_batch():
     spawn(compare, args=(free_port(), ), nprocs=2)
 

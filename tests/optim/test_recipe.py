@@ -30,6 +30,7 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_resumes_and_evaluates_the_averaged_weights(config):
     result = run_tool('train.py', 'recipe.py', '--work-dir', 'whole', '--auto-scale-lr', cwd=config)
     assert result.returncode == 0, result.stderr[-2000:]
