@@ -3,9 +3,9 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from mmeffnet.analysis.memory import Activations, activations, classifier, without_memory
+from mmeffnet.analysis.complexity import complexity
+from mmeffnet.analysis.memory import Activations, activations
 from mmeffnet.errors import InputError
 from mmeffnet.variants import VARIANTS, get_variant
 
@@ -72,30 +72,12 @@ def images_per_second(cost: Cost, published: Cost, rate: float = PUBLISHED[1]) -
 def cost(name: str) -> Cost:
     """Work the costs of a variant out. Raises ValueError for an unknown name."""
     variant = get_variant(name)
-    with without_memory():
-        model = classifier(name)
-        count = multiply_adds(model, torch.empty(2, 3, *[variant.resolution] * 2)) // 2
+    whole = complexity(name)
     kept = {precision: activations(name, variant.resolution, precision)
             for precision in (torch.float32, torch.bfloat16)}
-    return Cost(name=name, resolution=variant.resolution, multiply_adds=count,
-                parameters=sum(p.numel() for p in model.parameters()),
-                single=kept[torch.float32], half=kept[torch.bfloat16])
-
-
-def multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds of convolutions and linear layers for a batch; biases are not counted."""
-    counts = []
-    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    hooks = [layer.register_forward_hook(
-        lambda layer, _, out: counts.append(out.numel() * layer.weight[0].numel()))
-        for layer in layers]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)
+    return Cost(name=name, resolution=variant.resolution, multiply_adds=whole.multiply_adds,
+                parameters=whole.parameters, single=kept[torch.float32],
+                half=kept[torch.bfloat16])
 
 
 HEADER = (
