@@ -36,6 +36,7 @@ def precompiled(header: Path, compiler: str, arguments: tuple[str, ...]) -> bool
     part = header.with_name('unfinished.gch')
     command = [compiler, *flags(arguments), '-x', 'c++-header', str(header), '-o', str(part)]
     if subprocess.run(command, capture_output=True).returncode:
+        part.unlink(missing_ok=True)
         return False
     part.rename(done)  # others find all of it or nothing
     return True
