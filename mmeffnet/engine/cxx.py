@@ -1,6 +1,6 @@
 """Stands in for GCC while an extension of PyTorch is compiled: its headers are compiled once.
 
-``python cxx.py FOLDER COMPILER ARGUMENTS``: three quarters of the time that a source takes go into
+``python cxx.py FOLDER COMPILER ARGUMENTS``: most of the time that a source takes goes into
 PyTorch's headers. The first source has them compiled in FOLDER; those that come meanwhile do
 without. GCC leaves them alone for a source with other flags. It starts anew for each source and
 therefore imports little.

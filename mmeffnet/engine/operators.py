@@ -96,8 +96,13 @@ def compile_wheel(folder: Path, jobs: int) -> Path:
     if compiler is None:
         raise InputError('compiling the operators needs a C++ compiler, and neither c++ nor g++ '
                          'is there. Install one, or set CXX to its path')
-    folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'build.log'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError as error:
+        raise InputError(f'--wheels {str(folder.parent)!r}: nothing can be written there '
+                         f'({error.strerror}). Name another folder') from None
     with tempfile.TemporaryDirectory(prefix='mmeffnet-operators-') as work:
         wrapped = _wrapped(Path(work) / 'cxx', compiler)
         environment = dict(os.environ, CXX=str(wrapped), CC=str(wrapped), MMCV_WITH_OPS='1',
@@ -150,11 +155,15 @@ def _first_error(log: Path) -> str:
 
 
 def install(wheel: Path) -> None:
-    """Put the wheel in the place of the installed mmcv. Raises RunError where it does not load."""
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--force-reinstall',
-                    '--no-index', '--quiet', str(wheel)], check=True)
-    result = subprocess.run([sys.executable, '-c', CHECK], capture_output=True, text=True)
-    if result.returncode:
-        said = (result.stderr.strip().splitlines() or ['nothing was said'])[-1]
-        raise RunError(f'{wheel.name} was installed and does not load: {said}. Compile it anew '
-                       'with --force')
+    """Put the wheel in the place of the installed mmcv.
+
+    Raises RunError where it is torn, or does not load.
+    """
+    put = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--force-reinstall', '--no-index',
+           '--quiet', '--disable-pip-version-check', str(wheel)]
+    for command, failure in ((put, 'cannot be installed'),
+                             ([sys.executable, '-c', CHECK], 'was installed and does not load')):
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            said = (result.stderr.strip(' .\n').splitlines() or ['nothing was said'])[-1]
+            raise RunError(f'{str(wheel)!r} {failure}: {said}. Compile it anew with --force')

@@ -171,3 +171,18 @@ def test_a_wheel_that_does_not_load_is_an_error(monkeypatch, tmp_path):
 
 def test_the_version_of_an_installed_package_is_told():
     assert operators.installed('torch') == version('torch')
+
+
+def test_a_torn_wheel_is_named_with_the_way_out(tmp_path):
+    torn = tmp_path / f'onedl_mmcv-2.3.6-{TAG}-{TAG}-any.whl'
+    torn.write_bytes(b'PK torn')
+    with pytest.raises(operators.RunError, match='cannot be installed: .* with --force') as info:
+        operators.install(torn)
+    assert str(torn) in str(info.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(stack, capsys, tmp_path):
+    stack(**WHOLE)
+    (tmp_path / 'file').touch()
+    said = line(capsys, '--wheels', tmp_path / 'file')
+    assert said.startswith(f"error: --wheels {str(tmp_path / 'file')!r}: nothing can be written")
