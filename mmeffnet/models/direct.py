@@ -16,10 +16,12 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from mmeffnet.models.formulas import HALVES
-from mmeffnet.models.layers import Conv2dSame, adds_finely, conv2d
+from mmeffnet.models.layers import Conv2dSame, adds_finely, conv2d, dropped, early_conv2d
 
 SWISH = (nn.SiLU, Swish)
 IN_PLACE = {nn.SiLU: torch._C._nn.silu_, Swish: torch._C._nn.silu_, nn.Sigmoid: torch.sigmoid_}
+# Activations whose output is dense where their input is a part of a tensor.
+DENSE = {nn.SiLU: F.silu, Swish: F.silu, nn.ReLU: F.relu, nn.ReLU6: F.relu6}
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
 KNOWN = {ConvModule}  # whose ``forward`` is what ``run`` does; a class made of one may do more
 ORDER = ('conv', 'norm', 'act')
@@ -61,11 +63,15 @@ def run(x: torch.Tensor, module: ConvModule) -> torch.Tensor:
     if not (plain_order(module) and silent(conv) and (norm is None or silent(norm))
             and (activate is None or silent(activate))):
         return ConvModule.forward(module, x)
-    x = _convolved(x, conv)
+    x, early = _convolved(x, conv)
+    if any(early) and not (_by_value(norm) and type(activate) in DENSE):
+        x, early = dropped(x, early), (0, 0)
     if norm is not None:
         x = _normed(x, norm)
     if activate is None:
         return x
+    if any(early):
+        return DENSE[type(activate)](x[..., early[0]:, early[1]:])
     # Nobody else has what the convolution, or the norm, put out.
     return IN_PLACE.get(type(activate), activate)(x)
 
@@ -77,8 +83,9 @@ def plain_order(module: ConvModule) -> bool:
 
 
 def _convolved(x, conv):
+    """``conv(x)`` with rows and columns too many ahead, and their numbers: ``early_conv2d``."""
     if type(conv) not in CONVOLUTIONS or conv.padding_mode != 'zeros':
-        return conv(x)
+        return conv(x), (0, 0)
     weight, bias = conv._parameters['weight'], conv._parameters['bias']
     count, channels, height, width = x.shape
     few = (count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
@@ -89,10 +96,11 @@ def _convolved(x, conv):
         few, bias = few and fine is bias, fine
     if few:
         rows = F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1), bias)
-        return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
+        return rows.view(count, height, width, -1).permute(0, 3, 1, 2), (0, 0)
+    setting = conv.stride, conv.dilation, conv.groups
     if type(conv) is Conv2dSame and conv.depends_on_size:
-        return conv._conv_forward(x, weight, bias)
-    return conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return early_conv2d(x, weight, bias, conv.zeros((height, width)), *setting)
+    return conv2d(x, weight, bias, conv.stride, conv.padding, *setting[1:]), (0, 0)
 
 
 def keep_rest(conv: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -119,10 +127,16 @@ def fine_bias(conv: nn.Conv2d) -> torch.Tensor:
     return rest + bias
 
 
+def _by_value(norm) -> bool:
+    """Whether a norm maps each value alone, whatever the others are."""
+    return norm is None or type(norm) is nn.Identity or (
+        type(norm) is nn.BatchNorm2d and not norm.training and norm.running_mean is not None)
+
+
 def _normed(x, norm):
     if type(norm) is nn.Identity:
         return x
-    if type(norm) is not nn.BatchNorm2d or norm.training or norm.running_mean is None:
+    if not _by_value(norm):
         return norm(x)
     own = norm._parameters
     return torch.batch_norm(x, own['weight'], own['bias'], norm.running_mean, norm.running_var,

@@ -9,9 +9,6 @@ from torch import nn
 
 from mmeffnet.registry import MODELS, WEIGHT_INITIALIZERS
 
-# Input channels of a kernel, up to which a convolution waits for memory: depthwise ones, and stems.
-FEW = 4
-
 
 def same_padding(size, kernel: int, stride: int, dilation: int = 1):
     """Zeros that SAME padding adds along one axis, before and after together.
@@ -45,7 +42,7 @@ def _open_size(x) -> bool:
 
 @torch.fx.wrap
 def conv2d_same(x, weight, bias, stride, dilation, groups):
-    """``F.conv2d`` with SAME padding; copies the input only where padding is lopsided."""
+    """``F.conv2d`` with SAME padding; copies little of an activation where padding is lopsided."""
     total = [same_padding(size, kernel, s, d) for size, kernel, s, d in zip(
         x.shape[-2:], weight.shape[-2:], stride, dilation)]
     if torch.jit.is_tracing() or _open_size(x):
@@ -59,26 +56,42 @@ def conv2d_same(x, weight, bias, stride, dilation, groups):
 
 def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
     """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
-    even, odd = [t // 2 for t in total], [t % 2 for t in total]
-    if any(odd) and _may_widen(x, weight, dilation):
-        weight = F.pad(weight, (odd[1], 0, odd[0], 0))
-        even = [e + o for e, o in zip(even, odd)]
-    elif any(odd):
-        # The convolution pads evenly by itself; only an odd zero has to be appended.
-        x = F.pad(x, (0, odd[1], 0, odd[0]))
-    return conv2d(x, weight, bias, stride, even, dilation, groups)
+    out, early = early_conv2d(x, weight, bias, total, stride, dilation, groups)
+    return dropped(out, early) if any(early) else out
 
 
-def _may_widen(x, weight, dilation) -> bool:
-    """Whether zeros ahead of the kernel, and padding evenly by one more, replace an odd zero.
+def early_conv2d(x, weight, bias, total, stride, dilation, groups):
+    """``padded_conv2d`` with a row and a column too many ahead, and how many of each there are.
 
-    The numbers are the same, and no activation is copied. It is done where there is little to
-    multiply and no gradients are taken, which are slow with such a kernel in PyTorch's library for
-    CPUs.
+    A convolution pads evenly by itself; an odd zero would have to be appended to a copy of the
+    input. Padded by a whole stride in its place, on both sides, the output begins one place early
+    and is the same from there on.
     """
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return (x.device.type == 'cpu' and not learns and not torch.compiler.is_compiling()
-            and weight.shape[1] <= FEW and tuple(dilation) == (1, 1))
+    even, odd = [t // 2 for t in total], [t % 2 for t in total]
+    if any(odd) and _may_begin_early(x, weight, total, stride, dilation):
+        even, early = [e + s * o for e, s, o in zip(even, stride, odd)], odd
+    else:
+        x, early = F.pad(x, (0, odd[1], 0, odd[0])) if any(odd) else x, [0, 0]
+    return conv2d(x, weight, bias, stride, even, dilation, groups), early
+
+
+def _may_begin_early(x, weight, total, stride, dilation) -> bool:
+    """Whether there is less to copy of the output than of the input, as in depthwise layers.
+
+    What is exported keeps the padding as it is defined.
+    """
+    reaches = all((kernel - 1) * d + 1 > t // 2 + s  # of more padding the library may be slow
+                  for kernel, d, t, s in zip(weight.shape[-2:], dilation, total, stride) if t % 2)
+    return (reaches and x.shape[-3] * math.prod(stride) > weight.shape[0]
+            and not torch.compiler.is_exporting())
+
+
+def dropped(x, early):
+    """``x`` without its first rows and columns, which a compiler reads where it is."""
+    if torch.compiler.is_compiling():
+        return x[..., early[0]:, early[1]:]
+    # One copy, and one in the backward pass, which keep the layout.
+    return F.pad(x, (-early[1], 0, -early[0], 0))
 
 
 def conv2d(x, weight, bias, stride, padding, dilation, groups):
@@ -127,6 +140,8 @@ class Conv2dSame(nn.Conv2d):
 
     def zeros(self, size: tuple[int, int]) -> list[int]:
         """Zeros that an input of this height and width gets along each, on both sides together."""
+        if self._known and size == self._known[0]:
+            return self._known[1]
         return [same_padding(*axis) for axis in zip(size, self.kernel_size, self.stride,
                                                     self.dilation)]
 
