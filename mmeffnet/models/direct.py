@@ -1,10 +1,11 @@
-"""Inference on a CPU: the same layers with less between them.
+"""Inference: the same layers with less between them.
 
 One image of B0 is a hundred convolutions of a tenth of a millisecond. What modules do around each
-and what PyTorch's library for CPUs sets up for it takes as long as some of them. A large batch has
+takes as long as some of them, and an accelerator waits for it. Here a layer's tensors are taken
+out of its modules, whose calls are left out as long as nothing could tell.
+
+On a CPU there is what PyTorch's library sets up for each convolution besides, and a large batch has
 activations beyond what the allocator keeps, which asks the system for each of their pages anew.
-Here a layer's tensors are taken out of its modules, whose calls are left out as long as nothing
-could tell.
 """
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ LARGEST = 16 << 20
 
 
 def direct(x) -> bool:
-    """Whether layers are run for their output alone: no gradients, tracing, compiling; on a CPU."""
-    return (not torch.is_grad_enabled() and type(x) is torch.Tensor and x.is_cpu and x.dim() == 4
+    """Whether layers are run for their output alone: no gradients, no tracing, no compiling."""
+    return (not torch.is_grad_enabled() and type(x) is torch.Tensor and x.dim() == 4
             and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
             and not _has_any_global_hook())
 
@@ -88,7 +89,7 @@ def _convolved(x, conv):
         return conv(x), (0, 0)
     weight, bias = conv._parameters['weight'], conv._parameters['bias']
     count, channels, height, width = x.shape
-    few = (count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
+    few = (x.is_cpu and count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
            and conv.groups == 1 and conv.padding == (0, 0) and x.dtype in DTYPES
            and x.is_contiguous(memory_format=torch.channels_last))
     if REST in conv.__dict__:
@@ -140,12 +141,12 @@ def _normed(x, norm):
         return norm(x)
     own = norm._parameters
     return torch.batch_norm(x, own['weight'], own['bias'], norm.running_mean, norm.running_var,
-                            False, 0., norm.eps, False)
+                            False, 0., norm.eps, torch.backends.cudnn.enabled)
 
 
 def pixel_mean(x: torch.Tensor) -> torch.Tensor:
     """(N, C, H, W) to (N, C, 1, 1), where ``direct(x)``."""
-    if (x.dtype is not torch.bfloat16 or x.numel() < COPIED
+    if (not x.is_cpu or x.dtype is not torch.bfloat16 or x.numel() < COPIED
             or not x.is_contiguous(memory_format=torch.channels_last)):
         return x.mean((2, 3), keepdim=True)
     count, channels, height, width = x.shape
@@ -156,11 +157,12 @@ def pixel_mean(x: torch.Tensor) -> torch.Tensor:
 
 
 def parts(x: torch.Tensor, block: nn.Module, values: int) -> tuple[torch.Tensor, ...]:
-    """A batch in parts of which a block in inference writes no activation beyond ``LARGEST``.
+    """A batch in parts of which a block in inference writes no activation beyond ``LARGEST``, on a
+    CPU.
 
     values: of the block's largest activation, for an image.
     """
-    most = max(1, LARGEST // (values * x.element_size()))
+    most = max(1, LARGEST // (values * x.element_size())) if x.is_cpu else x.shape[0]
     if most >= x.shape[0] or any(module.training or not silent(module)
                                  for module in block.modules()):
         return x,

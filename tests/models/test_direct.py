@@ -114,6 +114,44 @@ def test_few_pixels_are_a_matrix_product_and_many_a_convolution(monkeypatch):
     assert seen == [(others, pointwise), others + pointwise - gates]  # a gate has one pixel
 
 
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+def test_an_accelerator_runs_what_the_modules_would_in_one_batch(layout, monkeypatch):
+    """PyTorch's device without data stands for it: no calls of modules, and nothing made for CPUs."""
+    monkeypatch.setattr(direct, 'LARGEST', 1)
+    net = network().to(memory_format=layout).to('meta')
+    x = images(64, 64, batch=4).contiguous(memory_format=layout).to('meta')
+    inner = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    called, seen = [], []
+    for module in inner:
+        module.forward = lambda *args, run=module.forward: called.append(1) or run(*args)
+    with Operations() as operations:
+        outs = by_modules(net, x)
+    assert len(called) == len(inner)
+    seen.append(operations.counts)
+    for module in inner:
+        del module.forward
+    monkeypatch.setattr(nn.BatchNorm2d, 'forward', None)
+    with Operations() as operations:
+        again = directly(net, x)
+    seen.append(operations.counts)
+    assert [(o.shape, o.stride()) for o in again] == [(o.shape, o.stride()) for o in outs]
+    for name in ('convolution', 'mean'):
+        assert seen[0][name] == seen[1][name] > 1
+    assert not {'addmm', 'mm', 'bmm', 'cat', 'split'} & {*seen[1]}
+    assert sum(seen[1].values()) < sum(seen[0].values())
+
+
+@pytest.mark.parametrize(('case', 'copied'), [
+    ({}, 0), (dict(act_cfg=dict(type='ReLU6')), 0), (dict(act_cfg=dict(type='ELU')), 5),
+    (dict(norm_cfg=dict(type='GN', num_groups=2)), 5)], ids=str)
+def test_outputs_ahead_are_read_past_where_values_count_alone(case, copied):
+    net, x = network(**case), images(64, 64, batch=2)
+    assert sum(m.stride == (2, 2) for m in net.modules() if isinstance(m, nn.Conv2d)) == 5
+    with Operations() as operations:
+        directly(net, x)
+    assert operations.counts.get('constant_pad_nd', 0) == copied
+
+
 def leaves(net):
     return [module for module in net.modules() if not [*module.children()]]
 
