@@ -78,12 +78,13 @@ def early_conv2d(x, weight, bias, total, stride, dilation, groups):
 def _may_begin_early(x, weight, total, stride, dilation) -> bool:
     """Whether there is less to copy of the output than of the input, as in depthwise layers.
 
-    What is exported keeps the padding as it is defined.
+    What is exported keeps the padding as it is defined, and so does what has no data (PyTorch's
+    meta device): it is there to be counted, and outputs ahead are no part of the network.
     """
     reaches = all((kernel - 1) * d + 1 > t // 2 + s  # of more padding the library may be slow
                   for kernel, d, t, s in zip(weight.shape[-2:], dilation, total, stride) if t % 2)
     return (reaches and x.shape[-3] * math.prod(stride) > weight.shape[0]
-            and not torch.compiler.is_exporting())
+            and x.device.type != 'meta' and not torch.compiler.is_exporting())
 
 
 def dropped(x, early):

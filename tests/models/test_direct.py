@@ -116,7 +116,8 @@ def test_few_pixels_are_a_matrix_product_and_many_a_convolution(monkeypatch):
 
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 def test_an_accelerator_runs_what_the_modules_would_in_one_batch(layout, monkeypatch):
-    """PyTorch's device without data stands for it: no calls of modules, and nothing made for CPUs."""
+    """PyTorch's device without data stands for it: no modules are called, and none of the ways of
+    a CPU is taken."""
     monkeypatch.setattr(direct, 'LARGEST', 1)
     net = network().to(memory_format=layout).to('meta')
     x = images(64, 64, batch=4).contiguous(memory_format=layout).to('meta')

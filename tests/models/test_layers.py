@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer
 from peers import TINY
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmeffnet import EfficientNet
+from mmeffnet.analysis.complexity import complexity
 from mmeffnet.models import Conv2dSame, FanOutNormal
 from mmeffnet.models.layers import same_padding
 
@@ -48,16 +51,13 @@ class Copies(TorchDispatchMode):
         return result
 
 
-def copies(network, height, width):
-    with torch.device('meta'), torch.no_grad(), Copies() as counted:
-        network(torch.empty(1, 3, height, width))
+def copies(arch, height, width, **options):
+    """Of a network that is made and run by its shapes, as on a device with data."""
+    with FakeTensorMode(), torch.no_grad():
+        network = EfficientNet(arch=arch, **options).eval()
+        with Copies() as counted:
+            network(torch.empty(1, 3, height, width))
     return [shape[-2:] for shape in counted.shapes]
-
-
-@pytest.fixture(scope='module')
-def b0():
-    with torch.device('meta'):
-        return EfficientNet(arch='b0').eval()
 
 
 @pytest.fixture(scope='module')
@@ -122,31 +122,36 @@ def test_same_padding_is_shown_where_it_depends_on_the_input():
 
 # What is copied.
 
-def test_b0_copies_the_image_and_four_outputs_at_224(b0):
-    assert copies(b0, 224, 224) == [(s, s) for s in (224, 56, 28, 14, 7)]
+def test_b0_copies_the_image_and_four_outputs_at_224():
+    assert copies('b0', 224, 224) == [(s, s) for s in (224, 56, 28, 14, 7)]
 
 
 @pytest.mark.parametrize('size', [(224, 224), (225, 225), (227, 230), (97, 64), (240, 240)],
                          ids=str)
-def test_b0_copies_only_where_a_side_is_even(b0, size):
+def test_b0_copies_only_where_a_side_is_even(size):
     expected, side = [], size
     for layer in range(5):
         half = tuple(math.ceil(s / 2) for s in side)
         if any(s % 2 == 0 for s in side):
             expected.append(half if layer else side)
         side = half
-    assert copies(b0, *size) == expected
+    assert copies('b0', *size) == expected
 
 
-def test_b0_copies_nothing_on_sizes_that_stay_odd(b0):
+def test_b0_copies_nothing_on_sizes_that_stay_odd():
     # 193 -> 97 -> 49 -> 25 -> 13 -> 7.
-    assert copies(b0, 193, 193) == []
+    assert copies('b0', 193, 193) == []
 
 
 def test_symmetric_padding_copies_nothing():
-    with torch.device('meta'):
-        network = EfficientNet(arch='b0', conv_cfg=dict(type='Conv2d')).eval()
-    assert copies(network, 224, 224) == []
+    assert copies('b0', 224, 224, conv_cfg=dict(type='Conv2d')) == []
+
+
+def test_a_network_without_data_is_counted_as_it_is_defined():
+    """Its outputs are the network's own, whatever is computed ahead of them elsewhere."""
+    with torch.device('meta'), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        EfficientNet(arch='b0').eval()(torch.empty(1, 3, 224, 224))
+    assert counter.get_total_flops() // 2 == complexity('b0', num_classes=None).multiply_adds
 
 
 # One network, any size and any way of running it.
