@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 class Changed(nn.Module):
     """A network that differs from itself where its graph is run by a compiler."""
 
-    def __init__(self, change):
+    def __init__(self, change, **options):
         super().__init__()
-        self.network = Whole(EfficientNet(TINY),
+        self.network = Whole(EfficientNet(TINY, **options),
                              EfficientNetHead(num_classes=7, in_channels=TINY['head']))
         self.change = change
 
@@ -26,23 +26,27 @@ class Changed(nn.Module):
         return self.change(logits) if torch.compiler.is_compiling() else logits
 
 
-def found(monkeypatch, mode, change=lambda logits: logits, batches=(2, 3), backend='eager'):
+def found(monkeypatch, mode, change=lambda logits: logits, batches=(2, 3), backend='eager',
+          **options):
     torch.manual_seed(0)
-    network = Changed(change)
+    network = Changed(change, **options)
     monkeypatch.setattr(compiled, 'ours', lambda variant: network)
     monkeypatch.setattr(compiled, 'random_weights', lambda variant: network.state_dict())
     return compiled.agreement('tiny', mode, batches, 64, backend)
 
 
+# Compiled, SAME padding leaves BatchNorm a part of a tensor, whose sums come in another order; what
+# is zero but for rounding differs by itself then, and counts as a part of a small share.
+@pytest.mark.parametrize(('options', 'rounding'), [
+    (dict(conv_cfg=dict(type='Conv2d')), 1e-12), ({}, 1e-9)], ids=['symmetric', 'same'])
 @pytest.mark.parametrize('mode', ['infer', 'train'])
-def test_a_network_agrees_with_itself_in_two_graphs(mode, monkeypatch):
-    result = found(monkeypatch, mode, batches=(2, 3, 5), backend='aot_eager')
+def test_a_network_agrees_with_itself_in_two_graphs(mode, options, rounding, monkeypatch):
+    result = found(monkeypatch, mode, batches=(2, 3, 5), backend='aot_eager', **options)
     assert result.holds
     assert (result.variant, result.mode, result.graphs) == ('tiny', mode, 2)
     assert result.seconds > 0
     assert result.outputs < 1e-12
-    # Some are zero but for rounding, which counts here as a part of a small share of the others.
-    assert max(result.gradients, result.statistics) < 1e-9
+    assert max(result.gradients, result.statistics) < rounding
 
 
 def test_wrong_logits_are_found(monkeypatch):
