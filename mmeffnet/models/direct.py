@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import Swish
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from mmeffnet.models.formulas import HALVES
@@ -38,10 +39,12 @@ LARGEST = 16 << 20
 
 
 def direct(x) -> bool:
-    """Whether layers are run for their output alone: no gradients, no tracing, no compiling."""
+    """Whether layers are run for their output alone: no gradients (of either direction), no
+    tracing, no compiling, no transform of ``torch.func``."""
     return (not torch.is_grad_enabled() and type(x) is torch.Tensor and x.dim() == 4
             and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-            and not _has_any_global_hook())
+            and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0 and not _has_any_global_hook())
 
 
 def call(x: torch.Tensor, module: ConvModule) -> torch.Tensor:

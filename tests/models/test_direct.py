@@ -213,6 +213,19 @@ def test_a_global_hook_sees_every_module():
     assert len(found[0]) > 30
 
 
+@torch.no_grad()
+def test_transforms_of_functions_run_the_modules():
+    net, pair = network(), images(64, 64, batch=2)
+    mapped = torch.func.vmap(lambda x: net(x[None])[-1][0])(pair)
+    assert_same([mapped], [directly(net, pair)[-1]])
+    x, direction = pair[:1], pair[1:]
+    tangents = [torch.func.jvp(lambda x: net(x)[-1], (x,), (direction,))[1]]
+    with torch.enable_grad():
+        tangents.append(torch.func.jvp(lambda x: net(x)[-1], (x,), (direction,))[1].detach())
+    assert tangents[0].abs().max() > 1e-3
+    assert_same([tangents[0]], [tangents[1]])
+
+
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 def test_a_large_batch_is_computed_in_parts(layout, monkeypatch):
     net = network().to(memory_format=layout)
