@@ -121,6 +121,7 @@ class MBConv(ResidualBlock):
 
     (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride).
     """
+    order = 'expand_conv', 'depthwise_conv', 'se', 'linear_conv'
 
     def __init__(self, block: Block, *, conv_cfg, norm_cfg, act_cfg, drop_path_rate, with_cp):
         super().__init__(block, drop_path_rate, with_cp)
@@ -168,6 +169,7 @@ class FusedMBConv(ResidualBlock):
 
     (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride).
     """
+    order = 'conv1', 'se', 'conv2'
 
     def __init__(self, block: Block, *, conv_cfg, norm_cfg, act_cfg, drop_path_rate, with_cp):
         super().__init__(block, drop_path_rate, with_cp)

@@ -92,9 +92,7 @@ def _convolved(x, conv):
         return conv(x), (0, 0)
     weight, bias = conv._parameters['weight'], conv._parameters['bias']
     count, channels, height, width = x.shape
-    few = (x.is_cpu and count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
-           and conv.groups == 1 and conv.padding == (0, 0) and x.dtype in DTYPES
-           and x.is_contiguous(memory_format=torch.channels_last))
+    few = is_product(x, conv)
     if REST in conv.__dict__:
         fine = fine_bias(conv)
         few, bias = few and fine is bias, fine
@@ -105,6 +103,14 @@ def _convolved(x, conv):
     if type(conv) is Conv2dSame and conv.depends_on_size:
         return early_conv2d(x, weight, bias, conv.zeros((height, width)), *setting)
     return conv2d(x, weight, bias, conv.stride, conv.padding, *setting[1:]), (0, 0)
+
+
+def is_product(x, conv) -> bool:
+    """Whether a convolution is better computed as a matrix product."""
+    count, _, height, width = x.shape
+    return (x.is_cpu and count * height * width <= ROWS and conv.kernel_size == ONE == conv.stride
+            and conv.groups == 1 and conv.padding == (0, 0) and x.dtype in DTYPES
+            and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def keep_rest(conv: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -159,13 +165,18 @@ def pixel_mean(x: torch.Tensor) -> torch.Tensor:
     return sums.div_(pixels).view(count, channels, 1, 1)
 
 
-def parts(x: torch.Tensor, block: nn.Module, values: int) -> tuple[torch.Tensor, ...]:
-    """A batch in parts of which a block in inference writes no activation beyond ``LARGEST``, on a
-    CPU.
+def most_at_once(x: torch.Tensor, values: int) -> int:
+    """Images of a batch of which a block in inference writes no activation beyond ``LARGEST``, on
+    a CPU.
 
     values: of the block's largest activation, for an image.
     """
-    most = max(1, LARGEST // (values * x.element_size())) if x.is_cpu else x.shape[0]
+    return max(1, LARGEST // (values * x.element_size())) if x.is_cpu else x.shape[0]
+
+
+def parts(x: torch.Tensor, block: nn.Module, values: int) -> tuple[torch.Tensor, ...]:
+    """A batch in parts of ``most_at_once``, if the block is to see no more than that."""
+    most = most_at_once(x, values)
     if most >= x.shape[0] or any(module.training or not silent(module)
                                  for module in block.modules()):
         return x,

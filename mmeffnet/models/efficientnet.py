@@ -8,8 +8,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmeffnet.features import FeatureInfo, check_indices, feature_info, resolve_arch
 from mmeffnet.models.blocks import BLOCKS
 from mmeffnet.models.deploy import check_form, convert, fix_padding, fold, forget_rests
+from mmeffnet.models.direct import direct
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
+from mmeffnet.models.plan import Plans
 from mmeffnet.models.recompute import LeanConvModule, choose_backward
 from mmeffnet.registry import MODELS
 
@@ -115,6 +117,7 @@ class EfficientNet(BaseModule):
         self._freeze()
         choose_backward(self.layers, memory_efficient, fast_gradients)
         self.deploy = False
+        self.plans = Plans()  # of a deployed network
         if deploy:
             self.switch_to_deploy()
 
@@ -137,6 +140,9 @@ class EfficientNet(BaseModule):
         return feature_info(self.arch, self.out_indices, output_stride=self.output_stride)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outs = self.plans.run(self, x) if self.deploy and direct(x) else None
+        if outs is not None:
+            return outs
         outs = []
         for i, layer in zip(range(self.out_indices[-1] + 1), self.layers):
             x = layer(x)
@@ -171,6 +177,8 @@ class EfficientNet(BaseModule):
         dtype: of weights and images from then on, such as ``torch.bfloat16``. Rounding keeps the
         sum of each depthwise kernel and, in inference on a CPU, the biases, which ``.to(dtype)``
         does not: outputs stay closer. A state dict saved after it has the rounded biases alone.
+        In channels last :mod:`mmeffnet.models.plan` runs it, which holds weights a second time
+        on a CPU.
         Raises ValueError where something else than BatchNorm normalises.
         """
         if not self.deploy:

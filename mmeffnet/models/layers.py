@@ -61,18 +61,25 @@ def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
 
 
 def early_conv2d(x, weight, bias, total, stride, dilation, groups):
-    """``padded_conv2d`` with a row and a column too many ahead, and how many of each there are.
+    """``padded_conv2d`` with a row and a column too many ahead, and how many of each there are."""
+    x, even, early = evenly_padded(x, weight, total, stride, dilation)
+    return conv2d(x, weight, bias, stride, even, dilation, groups), early
+
+
+def evenly_padded(x, weight, total, stride, dilation):
+    """What a convolution is given in place of ``x`` and ``total`` zeros: an input, zeros on both
+    sides of height and width, and how many rows and columns its output then has too many ahead.
 
     A convolution pads evenly by itself; an odd zero would have to be appended to a copy of the
     input. Padded by a whole stride in its place, on both sides, the output begins one place early
     and is the same from there on.
     """
     even, odd = [t // 2 for t in total], [t % 2 for t in total]
-    if any(odd) and _may_begin_early(x, weight, total, stride, dilation):
-        even, early = [e + s * o for e, s, o in zip(even, stride, odd)], odd
-    else:
-        x, early = F.pad(x, (0, odd[1], 0, odd[0])) if any(odd) else x, [0, 0]
-    return conv2d(x, weight, bias, stride, even, dilation, groups), early
+    if not any(odd):
+        return x, even, odd
+    if _may_begin_early(x, weight, total, stride, dilation):
+        return x, [e + s * o for e, s, o in zip(even, stride, odd)], odd
+    return F.pad(x, (0, odd[1], 0, odd[0])), even, [0, 0]
 
 
 def _may_begin_early(x, weight, total, stride, dilation) -> bool:
