@@ -42,7 +42,7 @@ class Plans:
     """
 
     def __init__(self):
-        self._plans, self._weights, self._watched = {}, {}, None
+        self._state: tuple | None = None  # one object, for threads that exchange it
 
     def __reduce__(self):
         return Plans, ()
@@ -51,28 +51,30 @@ class Plans:
         """The outputs of a deployed backbone, where ``direct(x)``; None where there is no plan."""
         if not _plannable(network, x):
             return None
-        if self._watched is None or self._watched.changed():
-            self._plans, self._weights, self._watched = {}, {}, Watched(network)
-        key = x.shape, x.dtype, x.device, packs(x)
-        if key in self._plans:
-            steps = self._plans[key]
+        watched, plans, weights = self._state or (None, None, None)
+        if watched is None or watched.changed(network):
+            watched, plans, weights = self._state = Watched(network), {}, {}
+        key = x.shape, x.dtype, x.device, packs(x), tuple(network.out_indices)
+        if key in plans:
+            steps = plans[key]
             return None if steps is None else _outputs(steps, network, x)
-        if len(self._plans) >= SHAPES:
-            self._plans = {}
+        if len(plans) >= SHAPES:
+            plans = {}
+            self._state = watched, plans, weights
         try:
-            if not self._watched.quiet:
+            if not watched.quiet:
                 raise UnplannedError
-            self._plans[key], outs = _made(network, x, self._weights)
+            plans[key], outs = _made(network, x, weights)
         except UnplannedError:
-            self._plans[key] = outs = None
+            plans[key] = outs = None
         return outs
 
 
 def _plannable(network, x) -> bool:
     """Whether operations may be chosen beforehand: with everything in channels last, unless
     something watches operations (counters, tracers) or casts what they are given."""
-    weight = next(network.parameters())
-    return (x.dtype is weight.dtype and x.device == weight.device
+    weight = next((p for p in network.parameters() if p.dim() == 4), None)  # of the stem
+    return (weight is not None and x.dtype is weight.dtype and x.device == weight.device
             and x.shape[1] == weight.shape[1]
             and torch.channels_last in (layout_of(x), layout_of(weight))
             and not torch._C._len_torch_dispatch_stack()
@@ -90,6 +92,8 @@ class Watched:
         self._convs = [vars(m) for m in self._modules if isinstance(m, nn.Conv2d)]
         self._hooks = [hooks for m in self._modules
                        for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        # Kept, so that nothing else gets the memory that is compared.
+        self._kept = [(p, p.detach()) for p in network.parameters()]
         # Inference tensors do not count what is written to them.
         self.quiet = (all(silent(m) and not m.training for m in self._modules)
                       and not any(p.is_inference() for p in network.parameters()))
@@ -100,14 +104,15 @@ class Watched:
         weights = [p for conv in self._convs for p in conv['_parameters'].values()
                    if p is not None]
         return [self._children, [*map(type, self._modules)],
-                [*map(id, weights)], [p.data_ptr() for p in weights],
+                [p.data_ptr() for p in weights],
                 [p._version for p in weights] if self.quiet else None,
                 [(conv['stride'], conv['padding'], conv['dilation']) for conv in self._convs],
                 any(self._hooks) or any(d['training'] or 'forward' in d
                                         for d in self._attributes)]
 
-    def changed(self) -> bool:
-        return self._look() != self._seen
+    def changed(self, network: nn.Module) -> bool:
+        """Shallow copies, such as those of DataParallel, share the object that holds this."""
+        return network is not self._modules[0] or self._look() != self._seen
 
 
 def _made(network, x, weights):

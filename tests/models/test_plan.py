@@ -41,6 +41,15 @@ def planned(net, x):
     return outs
 
 
+def plans(net):
+    return net.plans._state[1] if net.plans._state else {}
+
+
+def kept(net):
+    """Weights in an order of the library's, by convolution."""
+    return net.plans._state[2] if net.plans._state else {}
+
+
 def unplanned(net, x):
     """Outputs of the layers, one after another."""
     outs = []
@@ -98,12 +107,13 @@ def test_every_variant_has_a_plan():
         net.switch_to_deploy()
         wide = sum(isinstance(m, nn.Conv2d) for n, m in net.named_modules() if '.se.' not in n)
         assert planned(net, picture(64, 64)) is not None
-        assert len(net.plans._weights) == wide > 40
+        assert len(kept(net)) == wide > 40
 
 
-@pytest.mark.parametrize(('order', 'kept'), [(lambda weight: 0, {1}), (id, {3}), (None, {1, 2, 3})],
+@pytest.mark.parametrize(('order', 'numbers'), [(lambda weight: 0, {1}), (id, {3}),
+                                                (None, {1, 2, 3})],
                          ids=['one order', 'another each', 'those there are'])
-def test_a_weight_is_kept_once_in_each_order(order, kept, monkeypatch):
+def test_a_weight_is_kept_once_in_each_order(order, numbers, monkeypatch):
     if not packing._has_order(torch.float32):
         pytest.skip('PyTorch has no oneDNN for this processor')
     if order:
@@ -112,9 +122,9 @@ def test_a_weight_is_kept_once_in_each_order(order, kept, monkeypatch):
     for size, batch in ((64, 1), (96, 1), (160, 4), (64, 1)):
         x = picture(size, size, batch=batch)
         assert_close(planned(net, x), net, x)
-    counts = {len(weights) for weights in net.plans._weights.values()}
-    assert counts <= kept
-    assert order is None or counts == kept
+    counts = {len(weights) for weights in kept(net).values()}
+    assert counts <= numbers
+    assert order is None or counts == numbers
 
 
 @pytest.mark.parametrize('dtype', KINDS, ids=str)
@@ -161,6 +171,8 @@ CHANGES = {
         {name: value * 2 for name, value in conv.state_dict().items()}),
     'assigned': lambda conv: conv.load_state_dict(
         {name: value * 2 for name, value in conv.state_dict().items()}, assign=True),
+    'in another place among parameters': lambda conv: conv._parameters.update(
+        weight=conv._parameters.pop('weight') * 2),
     'bias': lambda conv: conv.bias.add_(1),
     'no bias': lambda conv: setattr(conv, 'bias', None),
     'stride': lambda conv: setattr(conv, 'stride', (1, 1)),
@@ -290,7 +302,7 @@ def test_other_numbers_and_devices():
     net.to('meta')
     outs = planned_shapes = net.plans.run(net, x.double().to('meta'))
     assert [o.device.type for o in outs] == ['meta'] * 4
-    assert not net.plans._weights
+    assert not kept(net)
     assert [o.shape for o in planned_shapes] == [o.shape for o in unplanned(net, x.double().to(
         'meta'))]
 
@@ -301,7 +313,7 @@ def test_plans_of_many_shapes_are_not_kept_forever(monkeypatch):
     for size in (*range(40, 50), 41, 47):
         x = picture(size, 48, dtype=EXACT)
         assert_close(planned(net, x), net, x)
-        assert len(net.plans._plans) <= 3
+        assert len(plans(net)) <= 3
 
 
 @pytest.mark.parametrize('copied', [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
@@ -315,7 +327,7 @@ def test_copies_and_files_do_not_hold_it(copied):
     assert {*net.state_dict()} == {*twin.state_dict()} == keys
     with torch.no_grad():
         net.layers[0].conv.weight.zero_()
-    assert not twin.plans._plans
+    assert not plans(twin)
     assert all(map(torch.equal, planned(twin, x), expected))
 
 
@@ -360,6 +372,30 @@ def test_gradients_do_not_go_through_it():
     torch.testing.assert_close(mapped, outs, rtol=0, atol=1e-12 * outs.abs().max())
 
 
+def test_other_outputs_have_a_plan_of_their_own():
+    net, x = deployed(EXACT), picture(64, 64, dtype=EXACT)
+    net.out_indices = 0, 1
+    assert len(planned(net, x)) == 2
+    net.out_indices = 1, 6
+    assert_close(planned(net, x), net, x)
+    net.out_indices = 0, 1
+    assert_close(planned(net, x), net, x)
+
+
+def test_a_shallow_copy_runs_its_own_layers():
+    """As DataParallel makes them, one for each device."""
+    net, x = deployed(EXACT), picture(64, 64, dtype=EXACT)
+    expected = planned(net, x)
+    twin = copy.copy(net)
+    twin._modules = {'layers': deployed(EXACT).layers}
+    with torch.no_grad():
+        twin.layers[0].conv.weight.mul_(2)
+    assert twin.plans is net.plans
+    for _ in range(2):
+        assert_close(planned(twin, x), twin, x)
+        assert all(map(torch.equal, planned(net, x), expected))
+
+
 def test_several_threads_at_once():
     net, twin, results = deployed(), deployed(), []
     pictures = [picture(size, 64) for size in (48, 64, 80)]
@@ -393,7 +429,7 @@ def test_networks_before_deployment_and_channels_first_are_left_as_they_are():
     x = picture(64, 64, dtype=EXACT)
     with torch.no_grad():
         net(x)
-    assert not net.plans._plans
+    assert not plans(net)
     net = deployed(EXACT).to(memory_format=FIRST)
     x = picture(64, 64, layout=FIRST, dtype=EXACT)
     assert planned(net, x) is None
@@ -406,10 +442,10 @@ def test_networks_before_deployment_and_channels_first_are_left_as_they_are():
 def test_a_library_without_such_an_order_or_switched_off(monkeypatch):
     net, x = deployed(), picture(64, 64)
     planned(net, x)
-    packs = bool(net.plans._weights)
+    packs = bool(kept(net))
     with torch.backends.mkldnn.flags(enabled=False):
         assert_close(planned(net, x), net, x)
-    assert len(net.plans._plans) == 1 + packs
+    assert len(plans(net)) == 1 + packs
 
     def missing(*args):
         raise RuntimeError('not on this processor')
@@ -421,4 +457,4 @@ def test_a_library_without_such_an_order_or_switched_off(monkeypatch):
         assert_close(planned(net, x), net, x)
     finally:
         packing._has_order.cache_clear()
-    assert not net.plans._weights
+    assert not kept(net)
