@@ -7,32 +7,14 @@ is decided once. A look over the modules before each image finds what is another
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import DropPath
 from torch import nn
 
-from mmeffnet.models.blocks import FusedMBConv, MBConv, SqueezeExcite
-from mmeffnet.models.direct import (
-    CONVOLUTIONS,
-    DENSE,
-    IN_PLACE,
-    fine_bias,
-    is_product,
-    most_at_once,
-    pixel_mean,
-    plain_order,
-    silent,
-)
-from mmeffnet.models.layers import Conv2dSame, conv2d, dropped, evenly_padded, layout_of
-from mmeffnet.models.packing import BARE, FUSED, packed, packed_conv2d, packs
-from mmeffnet.models.recompute import LeanConvModule
+from mmeffnet.models.direct import silent
+from mmeffnet.models.layers import layout_of
+from mmeffnet.models.operations import UnplannedError, planned
+from mmeffnet.models.packing import packs
 
 SHAPES = 32  # that are kept
-
-
-class UnplannedError(Exception):
-    """A layer that has to be run as the module it is."""
 
 
 class Plans:
@@ -119,7 +101,7 @@ def _made(network, x, weights):
     """Steps, one for each layer, and the outputs of ``x``."""
     steps, outs = [], []
     for index, layer in enumerate(network.layers[:network.out_indices[-1] + 1]):
-        step, x = _planned(layer, x, weights)
+        step, x = planned(layer, x, weights)
         steps.append(step)
         if index in network.out_indices:
             outs.append(x)
@@ -133,126 +115,3 @@ def _outputs(steps, network, x):
         if index in network.out_indices:
             outs.append(x)
     return tuple(outs)
-
-
-def _planned(module, x, weights):
-    """A function that does to a tensor like ``x`` what ``module`` would, and what it did to ``x``.
-
-    The functions below write over what they made themselves, never over what they are given.
-    """
-    plan = STEPS.get(type(module))
-    if plan is None:
-        raise UnplannedError
-    return plan(module, x, weights)
-
-
-def _chain(modules, x, weights):
-    steps = []
-    for module in modules:
-        if type(module) is not nn.Identity:
-            step, x = _planned(module, x, weights)
-            steps.append(step)
-    if len(steps) == 1:
-        return steps[0], x
-
-    def chain(x):
-        for step in steps:
-            x = step(x)
-        return x
-    return chain, x
-
-
-def _block(block, x, weights):
-    """In parts, where ``direct.parts`` would take them."""
-    most = most_at_once(x, block.hidden * x.shape[2] * x.shape[3])
-    if most >= len(x):
-        return _whole_block(block, x, weights)
-    steps, outs = {}, []
-    for part in x.split(most):
-        steps[len(part)], out = _whole_block(block, part, weights)
-        outs.append(out)
-    return (lambda x: torch.cat([steps[len(part)](part) for part in x.split(most)]),
-            torch.cat(outs))
-
-
-def _whole_block(block, x, weights):
-    if type(block.drop_path) not in (nn.Identity, DropPath):  # which does nothing in inference
-        raise UnplannedError
-    steps, out = _chain([block._modules[name] for name in block.order], x, weights)
-    if not block.skip:
-        return steps, out
-    return (lambda x: steps(x).add_(x)), out.add_(x)
-
-
-def _excite(se, x, weights):
-    gate, scale = _chain((se.conv1, se.conv2), pixel_mean(x), weights)
-    return (lambda x: x.mul_(gate(pixel_mean(x)))), x.mul_(scale)
-
-
-def _conv_module(module, x, weights):
-    inner = module._modules
-    conv, activate = inner['conv'], inner['activate'] if module.with_activation else None
-    if not (plain_order(module) and type(conv) in CONVOLUTIONS and conv.padding_mode == 'zeros'
-            and (not module.with_norm or type(inner[module.norm_name]) is nn.Identity)):
-        raise UnplannedError
-    if is_product(x, conv) and fine_bias(conv) is conv.bias and (
-            x.shape[2] * x.shape[3] == 1 or not packs(x)):
-        step = _product(x, conv, IN_PLACE.get(type(activate), activate))
-    else:
-        step = _convolution(x, conv, activate, weights)
-    return step, step(x)
-
-
-def _product(x, conv, activate):
-    count, channels, height, width = x.shape
-    matrix, bias, activate = conv.weight.flatten(1), conv.bias, activate or _as_it_is
-    if height * width == 1:
-        return lambda x: activate(F.linear(x.flatten(1), matrix, bias)).view(count, -1, 1, 1)
-    return lambda x: activate(F.linear(
-        x.permute(0, 2, 3, 1).reshape(-1, channels), matrix, bias)).view(
-            count, height, width, -1).permute(0, 3, 1, 2)
-
-
-def _as_it_is(x):
-    return x
-
-
-def _convolution(x, conv, activate, weights):
-    padding, early, ends = conv.padding, (0, 0), None
-    if type(conv) is Conv2dSame and conv.depends_on_size:
-        height, width = x.shape[2:]
-        whole, padding, early = evenly_padded(x, conv.weight, conv.zeros((height, width)),
-                                              conv.stride, conv.dilation)
-        if whole is not x:
-            ends = 0, whole.shape[3] - width, 0, whole.shape[2] - height
-    setting = fine_bias(conv), conv.stride, padding, conv.dilation, conv.groups
-    if packs(x):
-        weight = packed(x, conv, weights.setdefault(conv, {}))
-        fused = None if any(early) else FUSED[x.dtype].get(type(activate))
-        activate = None if fused else activate
-        convolve, rest = packed_conv2d(weight, *setting, fused or BARE)
-    else:
-        convolve, rest = conv2d, (conv.weight, *setting)
-    if any(early):
-        return _past(early, activate, convolve, rest)
-    activate = IN_PLACE.get(type(activate), activate)
-    if ends:
-        activate = activate or _as_it_is
-        return lambda x: activate(convolve(F.pad(x, ends), *rest))
-    if activate is None:
-        return lambda x: convolve(x, *rest)
-    return lambda x: activate(convolve(x, *rest))
-
-
-def _past(early, activate, convolve, rest):
-    """Of what a convolution puts out beginning with ``early`` rows and columns."""
-    top, left = early
-    if type(activate) in DENSE:
-        activate = DENSE[type(activate)]
-        return lambda x: activate(convolve(x, *rest)[..., top:, left:])
-    activate = activate or _as_it_is
-    return lambda x: activate(dropped(convolve(x, *rest), early))
-
-
-STEPS = {ConvModule: _conv_module, LeanConvModule: _conv_module, SqueezeExcite: _excite,
-         MBConv: _block, FusedMBConv: _block, nn.Sequential: _chain}

@@ -13,7 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmeffnet import EfficientNet
-from mmeffnet.models import direct, packing, plan
+from mmeffnet.models import direct, operations, packing, plan
 from mmeffnet.models.blocks import MBConv
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
@@ -132,9 +132,13 @@ def test_a_large_batch_is_computed_in_parts(dtype, monkeypatch):
     net, x = deployed(dtype), picture(64, 48, batch=5, dtype=dtype)
     expected, sizes = planned(net, x), set()
     monkeypatch.setattr(direct, 'LARGEST', x[0].nbytes * 4)
-    whole = plan._whole_block
-    monkeypatch.setattr(plan, '_whole_block', lambda block, x, weights: sizes.add(len(x)) or whole(
-        block, x, weights))
+    whole = operations._whole_block
+
+    def spy(block, x, weights):
+        sizes.add(len(x))
+        return whole(block, x, weights)
+
+    monkeypatch.setattr(operations, '_whole_block', spy)
     for outs in (planned(copy.deepcopy(net), x), planned(copy.deepcopy(net), x)):
         for one, other in zip(outs, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * other.abs().max())
