@@ -1,5 +1,6 @@
 """Averaged weights: TensorFlow's decay and ramp, BatchNorm statistics included."""
 import copy
+import pickle
 
 import pytest
 import torch
@@ -55,6 +56,104 @@ def test_without_ramp_it_is_mmengines_average():
     for key, value in other.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(mine.module.state_dict()[key], value)
+
+
+class Renamed(nn.Conv2d):
+    """Saves another weight than it has, as quantised layers do."""
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f'{prefix}weight'] = 2 * destination[f'{prefix}weight']
+
+
+def exchange(model):
+    model[0] = nn.Conv2d(3, 4, 1).double()
+
+
+def set_anew(model):
+    model[0].weight = nn.Parameter(model[0].weight.detach() + 1)
+
+
+def set_data(model):
+    model[0].weight.data = model[0].weight.data + 1
+
+
+def hook(model):
+    def doubled(module, state, prefix, metadata):
+        for key in state:
+            if state[key].is_floating_point():
+                state[key] = 2 * state[key]
+    model[0].register_state_dict_post_hook(doubled)
+
+
+def own_class(model):
+    model[0].__class__ = Renamed
+
+
+def add_more(model):
+    model.add_module('more', nn.Conv2d(1, 1, 1))
+
+
+class Asked:
+    """In place of ``Sources``: what the network says each time."""
+
+    def of(self, model, keys, buffers):
+        state = model.state_dict() if buffers else dict(model.named_parameters())
+        return [state[key] for key in keys]
+
+
+def asking(model, **options):
+    average = RampedAverage(model, decay=0.75, ramp=False, **options)
+    average._sources = Asked()
+    return average
+
+
+@pytest.mark.parametrize('buffers', [True, False], ids=['buffers', 'parameters'])
+@pytest.mark.parametrize('interval', [1, 3])
+@pytest.mark.parametrize('change', [None, exchange, set_anew, set_data, hook, own_class, add_more])
+@torch.no_grad()
+def test_tensors_are_those_of_the_state_dict_whatever_happens(change, interval, buffers):
+    makers = [asking, lambda model, **options: RampedAverage(
+        model, decay=0.75, ramp=False, **options)]
+    if interval == 1:  # which MMEngine counts otherwise
+        makers.append(lambda model, interval, **options: ExponentialMovingAverage(
+            model, momentum=0.25, **options))
+    averages = []
+    for make in makers:
+        model = network().requires_grad_(False)
+        if change is own_class:
+            change(model)  # from the start: a live layer does not change its class
+        average = make(model, update_buffers=buffers, interval=interval)
+        for call in range(4 * interval):
+            if call == 2 * interval and change not in (None, own_class):
+                torch.manual_seed(1)
+                change(model)
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.add_(call + 1)
+            average.update_parameters(model)
+        averages.append(average.avg_parameters)
+    for other in averages[1:]:
+        assert averages[0].keys() == other.keys()
+        for key, value in averages[0].items():
+            if value.is_floating_point() or other is averages[1]:  # MMEngine counts no batches
+                torch.testing.assert_close(value, other[key], rtol=1e-12, atol=1e-12)
+    assert (averages[0]['0.weight'] - network()[0].weight).abs().min() > 1
+
+
+def test_another_network_and_copies():
+    model, other = network(), network()
+    average = RampedAverage(model, decay=0.9)
+    train(model, average, 2)
+    assert len(pickle.dumps(average)) == len(pickle.dumps(RampedAverage(model, decay=0.9)))
+    with torch.no_grad():
+        other[0].weight.fill_(100.)
+    for each in (average, copy.deepcopy(average)):
+        found = each.avg_parameters['0.weight']
+        before, rate = found.clone(), each.rate(int(each.steps))
+        each.update_parameters(other)
+        torch.testing.assert_close(found, before.lerp(other[0].weight.detach(), rate))
+    with pytest.raises(KeyError, match='0.weight'):
+        average.update_parameters(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize('decay', [0.0001, 1.0, -0.1])
