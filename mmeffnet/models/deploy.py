@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 from mmcv.cnn import fuse_conv_bn
@@ -12,6 +13,18 @@ from mmeffnet.errors import InputError
 from mmeffnet.models.blocks import ResidualBlock, SqueezeExcite
 from mmeffnet.models.direct import forget_rest, keep_rest
 from mmeffnet.models.layers import Conv2dSame
+
+
+def check_arguments(size, dtype) -> None:
+    """ValueError for a size that is no height and width, or a type of no floating point number."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f'dtype={dtype!r} must be one of floating point numbers, such as '
+                         'torch.bfloat16')
+    if size is not None and not (
+            isinstance(size, Sequence) and len(size) == 2
+            and all(isinstance(side, Integral) and side > 0 for side in size)):
+        raise ValueError(f'size={size!r} must be height and width of the images in pixels, such as '
+                         '(224, 224)')
 
 
 def fold(backbone) -> None:
@@ -39,12 +52,8 @@ def convert(backbone, dtype: torch.dtype) -> None:
     A depthwise output is a sum over few pixels, of which neighbours are much alike: what rounding
     adds to it is mostly the change of the kernel's sum. What it takes from a bias is kept beside
     it, for processors that add biases in float32, but in SE, whose products are of one pixel: a
-    library's convolution takes longer than those. Raises ValueError for a ``dtype`` that is no
-    floating point number.
+    library's convolution takes longer than those.
     """
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f'dtype={dtype!r} must be one of floating point numbers, such as '
-                         'torch.bfloat16')
     excite = {module for se in backbone.modules() if isinstance(se, SqueezeExcite)
               for module in se.modules()}
     for conv in backbone.modules():

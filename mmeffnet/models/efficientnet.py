@@ -7,7 +7,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmeffnet.features import FeatureInfo, check_indices, feature_info, resolve_arch
 from mmeffnet.models.blocks import BLOCKS
-from mmeffnet.models.deploy import check_form, convert, fix_padding, fold, forget_rests
+from mmeffnet.models.deploy import (
+    check_arguments,
+    check_form,
+    convert,
+    fix_padding,
+    fold,
+    forget_rests,
+)
 from mmeffnet.models.direct import direct
 from mmeffnet.models.layers import FanOutNormal
 from mmeffnet.models.loading import any_layout, translate_in_place
@@ -179,8 +186,10 @@ class EfficientNet(BaseModule):
         does not: outputs stay closer. A state dict saved after it has the rounded biases alone.
         In channels last :mod:`mmeffnet.models.plan` runs it, which holds weights a second time
         on a CPU.
-        Raises ValueError where something else than BatchNorm normalises.
+        Raises ValueError where something else than BatchNorm normalises, or for another size or
+        type, and leaves the network as it was.
         """
+        check_arguments(size, dtype)
         if not self.deploy:
             fold(self)
             self.deploy = True

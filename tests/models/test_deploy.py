@@ -194,6 +194,18 @@ def test_half_precision_is_that_of_weights_and_outputs():
         network().switch_to_deploy(dtype='bfloat16')
 
 
+@pytest.mark.parametrize('wrong', [
+    dict(size=224), dict(size=(224, )), dict(size=(0, 224)), dict(size=('224', '224')),
+    dict(size=(224, 22.4)), dict(dtype='bfloat16')], ids=str)
+def test_what_is_refused_leaves_the_network_as_it_was(wrong):
+    net = network()
+    keys = [*net.state_dict()]
+    with pytest.raises(ValueError, match=f'{[*wrong][0]}=.* must be '):
+        net.switch_to_deploy(**wrong)
+    assert not net.deploy
+    assert [*net.state_dict()] == keys
+
+
 def biased():
     """A deployed network in float32 whose biases are large beside its outputs."""
     backbone = EfficientNet(peers.TINY, out_indices=(-1, ))
