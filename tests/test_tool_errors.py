@@ -1,4 +1,5 @@
 """Wrong input ends in one line on stderr and exit code 2, before anything is trained."""
+import argparse
 from pathlib import Path
 
 import mmpretrain
@@ -172,3 +173,13 @@ def test_a_traceback_can_be_asked_for(tiny_config, monkeypatch):
     args = cli.parse(cli.train_parser(), [tiny_config('optim_wraper = 1')])
     with pytest.raises(InputError, match='optim_wraper'):
         run.train(args)
+
+
+@pytest.mark.parametrize(('kind', 'least', 'wrong'), [
+    (cli.positive, 1, ('0', '-3', '1.5', 'x', '')), (cli.several, 2, ('1', '0', '2.5', 'x'))])
+def test_numbers_of_things_are_whole_and_enough(kind, least, wrong):
+    assert [kind(str(least)), kind('15')] == [least, 15]
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=(
+                f"^'{text}' must be a whole number, at least {least}$")):
+            kind(text)

@@ -22,6 +22,7 @@ from rich.progress import track
 import mmeffnet  # noqa: F401
 from mmeffnet.datasets import PackedImages, ShardedImages, packed, shards
 from mmeffnet.datasets.archive import Sample, write_archive
+from mmeffnet.engine.cli import positive, several
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
 from mmeffnet.inference.images import SUFFIXES
@@ -156,10 +157,10 @@ def drawn(table: list[tuple], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('pictures', type=Path, help='a folder of pictures, looked through wholly')
-    parser.add_argument('--size', type=int, default=224)
-    parser.add_argument('--short-side', type=int, default=256, help='of the packed pictures')
-    parser.add_argument('--most', type=int, default=500, help='pictures that are taken')
-    parser.add_argument('--rounds', type=int, default=10)
+    parser.add_argument('--size', type=positive, default=224)
+    parser.add_argument('--short-side', type=positive, default=256, help='of the packed pictures')
+    parser.add_argument('--most', type=positive, default=500, help='pictures that are taken')
+    parser.add_argument('--rounds', type=several, default=10)
     parser.add_argument('--out', type=Path, help='folder for data.csv and data.png')
     args = parser.parse_args()
     cv2.setNumThreads(0)

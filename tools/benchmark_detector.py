@@ -19,6 +19,7 @@ from rich.progress import track
 
 import mmeffnet
 from mmeffnet.analysis.clock import Clock
+from mmeffnet.engine.cli import positive, several
 
 CONFIG = 'mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py'
 BACKBONES = {'mmeffnet': 'mmeffnet.EfficientNet', 'mmpretrain': 'mmpretrain.EfficientNet'}
@@ -84,9 +85,9 @@ def work(detector, kind: str, batch: int, size: int, device: str):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--size', type=int, default=320, help='of the pictures, in pixels')
-    parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--size', type=positive, default=320, help='of the pictures, in pixels')
+    parser.add_argument('--batch', type=positive, default=1)
+    parser.add_argument('--rounds', type=several, default=15)
     args = parser.parse_args()
     device, found = get_device(), detectors()
     clock = Clock(torch.device(device))

@@ -15,6 +15,7 @@ from rich.progress import track
 from mmeffnet import VARIANTS
 from mmeffnet.analysis import contenders
 from mmeffnet.analysis.clock import Clock
+from mmeffnet.engine.cli import positive, several
 from mmeffnet.export import formats, graph, runtime
 
 TOLERANCE = 1e-3  # of the largest logit, between float32 networks
@@ -47,8 +48,8 @@ def calls(variant: str, size: int, batch: int, folder: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--variant', default='b0', choices=VARIANTS)
-    parser.add_argument('--batch', type=int, default=1)
-    parser.add_argument('--rounds', type=int, default=40)
+    parser.add_argument('--batch', type=positive, default=1)
+    parser.add_argument('--rounds', type=several, default=40)
     args = parser.parse_args()
     size, clock = VARIANTS[args.variant].resolution, Clock(torch.device('cpu'))
     images = torch.randn(args.batch, 3, size, size)

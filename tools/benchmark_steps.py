@@ -14,6 +14,7 @@ from rich.progress import track
 from timm.optim import RMSpropTF as TimmRMSpropTF
 
 from mmeffnet import VARIANTS, EfficientNet
+from mmeffnet.engine.cli import several
 from mmeffnet.optim import RampedAverage, RMSpropTF
 
 RULE = dict(lr=1e-4, alpha=0.9, momentum=0.9, eps=1e-3, weight_decay=1e-5)
@@ -62,7 +63,7 @@ def measure(calls: dict, rounds: int, device: str) -> dict[str, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--arch', default='b0', choices=VARIANTS)
-    parser.add_argument('--rounds', type=int, default=60)
+    parser.add_argument('--rounds', type=several, default=60)
     args = parser.parse_args()
     device = get_device()
     seconds = measure(candidates(args.arch, device), args.rounds, device)

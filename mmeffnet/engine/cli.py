@@ -65,15 +65,20 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
-def positive(text: str) -> int:
+def positive(text: str, least: int = 1) -> int:
     """A number of things on a command line."""
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} must be a whole number, at least 1')
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f'{text!r} must be a whole number, at least {least}')
     return number
+
+
+def several(text: str) -> int:
+    """Rounds of a measurement: quartiles need two."""
+    return positive(text, 2)
 
 
 def parse(parser: argparse.ArgumentParser, argv=None) -> argparse.Namespace:
