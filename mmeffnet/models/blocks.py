@@ -78,6 +78,7 @@ class ResidualBlock(nn.Module):
     """
     in_place = False  # of a deployed network: one tensor less is written
     memory_efficient = False
+    order: tuple[str, ...]  # of the layers that ``transform`` runs one after another
 
     def __init__(self, block: Block, drop_path_rate: float, with_cp: bool):
         super().__init__()
@@ -110,10 +111,15 @@ class ResidualBlock(nn.Module):
             return out.add_(x)
         return x + self.drop_path(out)
 
-    def excited(self, x):
-        """What SE makes of ``x``, where ``direct(x)``."""
-        se = self.se
-        return se.directly(x) if type(se) is SqueezeExcite and silent(se) else se(x)
+    def directly(self, x):
+        """``transform(x)``, where ``direct(x)``."""
+        for name in self.order:
+            layer = self._modules[name]
+            if type(layer) is SqueezeExcite and silent(layer):
+                x = layer.directly(x)
+            else:
+                x = call(x, layer)
+        return x
 
 
 class MBConv(ResidualBlock):
@@ -141,12 +147,6 @@ class MBConv(ResidualBlock):
         if not self.memory_efficient:
             return self.linear_conv(self.se(self.depthwise_conv(self.expand_conv(x))))
         return self._project(self._depthwise(x))
-
-    def directly(self, x):
-        """``transform(x)``, where ``direct(x)``."""
-        expand = self.expand_conv
-        x = call(x, expand) if isinstance(expand, ConvModule) else expand(x)
-        return call(self.excited(call(x, self.depthwise_conv)), self.linear_conv)
 
     def _depthwise(self, x):
         """Expansion and depthwise convolution; of what lies between them nothing is kept."""
@@ -184,10 +184,6 @@ class FusedMBConv(ResidualBlock):
 
     def transform(self, x):
         return self.conv2(self.se(self.conv1(x)))
-
-    def directly(self, x):
-        """``transform(x)``, where ``direct(x)``."""
-        return call(self.excited(call(x, self.conv1)), self.conv2)
 
 
 BLOCKS = {'mbconv': MBConv, 'fused': FusedMBConv}
