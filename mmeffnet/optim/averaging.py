@@ -109,7 +109,9 @@ def _places(model, keys):
     modules = list(model.modules())
     hooks = [found for m in modules for found in (m._state_dict_hooks, m._state_dict_pre_hooks)]
     if any(type(m)._save_to_state_dict is not nn.Module._save_to_state_dict
-           or type(m).state_dict is not nn.Module.state_dict for m in modules):
+           # On the object, too.
+           or getattr(m.state_dict, '__func__', None) is not nn.Module.state_dict
+           for m in modules):
         return hooks, None
     places = {f'{path}.{name}' if path else name: (tensors, name)
               for path, module in model.named_modules(remove_duplicate=False)

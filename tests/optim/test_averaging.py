@@ -90,6 +90,18 @@ def own_class(model):
     model[0].__class__ = Renamed
 
 
+def own_state(model):
+    plain = model[0].state_dict
+
+    def doubled(*args, destination, prefix, **kwargs):
+        plain(*args, destination=destination, prefix=prefix, **kwargs)
+        destination[f'{prefix}weight'] = 2 * destination[f'{prefix}weight']
+    model[0].state_dict = doubled
+
+
+AT_START = own_class, own_state  # a live layer does not change these
+
+
 def add_more(model):
     model.add_module('more', nn.Conv2d(1, 1, 1))
 
@@ -110,7 +122,8 @@ def asking(model, **options):
 
 @pytest.mark.parametrize('buffers', [True, False], ids=['buffers', 'parameters'])
 @pytest.mark.parametrize('interval', [1, 3])
-@pytest.mark.parametrize('change', [None, exchange, set_anew, set_data, hook, own_class, add_more])
+@pytest.mark.parametrize('change', [None, exchange, set_anew, set_data, hook, own_class,
+                                    own_state, add_more])
 @torch.no_grad()
 def test_tensors_are_those_of_the_state_dict_whatever_happens(change, interval, buffers):
     makers = [asking, lambda model, **options: RampedAverage(
@@ -121,11 +134,11 @@ def test_tensors_are_those_of_the_state_dict_whatever_happens(change, interval, 
     averages = []
     for make in makers:
         model = network().requires_grad_(False)
-        if change is own_class:
-            change(model)  # from the start: a live layer does not change its class
+        if change in AT_START:
+            change(model)
         average = make(model, update_buffers=buffers, interval=interval)
         for call in range(4 * interval):
-            if call == 2 * interval and change not in (None, own_class):
+            if call == 2 * interval and change not in (None, *AT_START):
                 torch.manual_seed(1)
                 change(model)
             for tensor in (*model.parameters(), *model.buffers()):
