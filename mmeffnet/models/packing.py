@@ -19,7 +19,7 @@ from mmeffnet.models.formulas import HALVES
 # Activations that the library computes with the convolution: its names for them, and their numbers.
 CLIPPED = {nn.ReLU: ('relu', ()), nn.ReLU6: ('hardtanh', (0., 6.))}
 SMOOTH = {nn.SiLU: ('swish', ()), Swish: ('swish', ())}
-# Swish in float32 takes longer there than in a pass of its own (measured, by 3 % of a network).
+# Swish in float32 takes longer there than in a pass of its own (by hand: 3 % of a network).
 FUSED = {torch.float32: CLIPPED, **dict.fromkeys(HALVES, CLIPPED | SMOOTH)}
 BARE = 'none', ()
 BEGINNING = 4096  # bytes: some blocks of every order
