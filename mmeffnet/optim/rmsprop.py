@@ -5,7 +5,15 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from mmeffnet.optim.gathered import Gathered
 from mmeffnet.registry import OPTIMIZERS
+
+# Elements from which on a parameter is updated by itself on a CPU: calls cost little beside it, and
+# PyTorch shares it out among cores.
+LARGE = 2 ** 15
+PLAIN = {torch.Tensor, torch.nn.Parameter}
+# What each parameter has in the optimizer's state.
+SQUARE, STEP = 'square_avg', 'momentum_buffer'
 
 
 @OPTIMIZERS.register_module()
@@ -28,7 +36,8 @@ class RMSpropTF(Optimizer):
             to the gradient (L2, the reference); True shrinks the parameter by
             ``lr * weight_decay`` instead.
         foreach (bool, optional): Whole groups of tensors at once. None, the default, does so
-            for tensors of a dense native type. Results are equal.
+            for tensors of a dense native type. Results are equal. On a CPU the state of small
+            parameters then lies in common tensors, of which the state dict holds views.
 
     Raises ValueError naming the argument, its value and the rule; RuntimeError for sparse
     gradients.
@@ -45,6 +54,11 @@ class RMSpropTF(Optimizer):
         super().__init__(params, dict(
             lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay, foreach=foreach))
+        self._gathered = {}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._gathered = {}  # of an optimizer that was copied or loaded as a whole
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -53,48 +67,65 @@ class RMSpropTF(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for params in self._by_kind(group):
-                tensors = self._tensors(params)
-                self._update(group, tensors[0])(*tensors, **{key: group[key] for key in (
-                    'lr', 'alpha', 'eps', 'momentum', 'weight_decay', 'decoupled_weight_decay')})
+        for number, group in enumerate(self.param_groups):
+            rule = {key: group[key] for key in ('lr', 'alpha', 'eps', 'momentum', 'weight_decay',
+                                                'decoupled_weight_decay')}
+            for kind, params in self._by_kind(group).items():
+                self._update((number, *kind), params, group['foreach'], rule)
         return loss
 
     @staticmethod
     def _by_kind(group):
-        """Parameters with a gradient, by device and type, as foreach operations need them."""
+        """Parameters with a gradient, by device and types, as foreach operations need them."""
         kinds = defaultdict(list)
         for param in group['params']:
-            if param.grad is None:
+            grad = param.grad
+            if grad is None:
                 continue
-            if param.grad.is_sparse:
+            if grad.is_sparse:
                 raise RuntimeError('RMSpropTF takes dense gradients only')
-            kinds[param.device, param.dtype, param.grad.dtype].append(param)
-        return kinds.values()
+            kinds[param.device, param.dtype, grad.dtype].append(param)
+        return kinds
+
+    def _update(self, kind, params, together, rule):
+        if together is None:
+            together = {*map(type, params)} <= PLAIN
+        if not together:
+            _update_each(*self._tensors(params), **rule)
+        elif not params[0].is_cpu:
+            _update_together(*self._tensors(params), **rule)
+        else:
+            small, large = [], []
+            for param in params:
+                (small if param.numel() < LARGE else large).append(param)
+            self._update_small(kind, small, rule)
+            _update_each(*self._tensors(large), **rule)
+
+    def _update_small(self, kind, params, rule):
+        """Of one kind, on a CPU: as one, if their state can be gathered."""
+        tensors = self._tensors(params)
+        gathered = self._gathered.get(kind)
+        if gathered is not None and not gathered.holds(params, *tensors[2:]):
+            gathered = None
+        if gathered is None and Gathered.possible(params, *tensors[1:]):
+            gathered = Gathered(params, [self.state[param] for param in params], (SQUARE, STEP))
+        self._gathered[kind] = gathered
+        if gathered is None:
+            _update_together(*tensors, **rule)
+        else:
+            _update_gathered(gathered, *tensors[:2], **rule)
 
     def _tensors(self, params):
         squares, steps = [], []
         for param in params:
             state = self.state[param]
             if not state:
-                state['square_avg'] = torch.ones_like(
-                    param, memory_format=torch.preserve_format)
-                state['momentum_buffer'] = torch.zeros_like(
-                    param, memory_format=torch.preserve_format)
-            squares.append(state['square_avg'])
-            steps.append(state['momentum_buffer'])
-        return [[local(tensor) for tensor in tensors] for tensors in
+                state[SQUARE] = torch.ones_like(param, memory_format=torch.preserve_format)
+                state[STEP] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            squares.append(state[SQUARE])
+            steps.append(state[STEP])
+        return [list(map(local, tensors)) for tensors in
                 (params, [param.grad for param in params], squares, steps)]
-
-    @staticmethod
-    def _update(group, params):
-        """The function that updates parameters of one kind."""
-        together = group['foreach']
-        if together is None:
-            together = all(type(param) in (torch.Tensor, torch.nn.Parameter) for param in params)
-        if not together:
-            return _update_each
-        return _update_in_parts if params[0].is_cpu else _update_together
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -106,38 +137,38 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _update_each(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,
-                 decoupled_weight_decay) -> None:
+def _update_each(params, grads, squares, steps, *, lr, weight_decay, decoupled_weight_decay,
+                 **rule) -> None:
     for param, grad, square, step in zip(params, grads, squares, steps, strict=True):
         if weight_decay and decoupled_weight_decay:
             param.mul_(1 - lr * weight_decay)
         elif weight_decay:
             grad = grad.add(param, alpha=weight_decay)
-        square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
-        step.mul_(momentum).addcdiv_(grad, square.add(eps).sqrt_(), value=lr)
+        _advance(grad, square, step, lr=lr, **rule)
         param.sub_(step)
 
 
-# Elements whose update a core's cache holds with all that belongs to them.
-CACHED = 2 ** 14
+def _update_gathered(gathered, params, grads, *, lr, weight_decay, decoupled_weight_decay,
+                     **rule) -> None:
+    torch._foreach_copy_(gathered.grads, grads)
+    if weight_decay and decoupled_weight_decay:
+        torch._foreach_mul_(params, 1 - lr * weight_decay)
+    elif weight_decay:
+        torch._foreach_add_(gathered.grads, params, alpha=weight_decay)
+    for part in gathered.parts:
+        _advance(*part, lr=lr, **rule)
+    torch._foreach_sub_(params, gathered.states[STEP])
 
 
-def _update_in_parts(params, grads, squares, steps, **rule) -> None:
-    """``_update_together`` for a few tensors at a time: its passes then find them in the cache.
-
-    For CPUs; an accelerator is faster the more it is given at once.
-    """
-    start = elements = 0
-    for end, param in enumerate(params, start=1):
-        elements += param.numel()
-        if elements >= CACHED or end == len(params):
-            part = slice(start, end)
-            _update_together(params[part], grads[part], squares[part], steps[part], **rule)
-            start, elements = end, 0
+def _advance(grad, square, step, *, lr, alpha, eps, momentum) -> None:
+    """The step to subtract, of a gradient that has the decay in it."""
+    square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
+    step.mul_(momentum).addcdiv_(grad, square.add(eps).sqrt_(), value=lr)
 
 
 def _update_together(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,
                      decoupled_weight_decay) -> None:
+    """For accelerators, which are faster the more they are given at once."""
     if weight_decay and decoupled_weight_decay:
         torch._foreach_mul_(params, 1 - lr * weight_decay)
     elif weight_decay:

@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import OPTIMIZERS
 
 from mmeffnet.optim import RMSpropTF
-from mmeffnet.optim.rmsprop import CACHED
+from mmeffnet.optim.rmsprop import LARGE
 
 
 def run(gradients, **options):
@@ -135,20 +135,92 @@ def test_both_paths_are_equal(dtype):
         torch.testing.assert_close(mine, other, rtol=rtol, atol=rtol)
 
 
-def test_every_tensor_is_updated_once_whatever_its_size():
-    sizes = [5, CACHED - 1, 1, 3, 2 * CACHED, CACHED, 7, 2]  # parts end within, at and after one
+def give(params, step, only=None):
+    """Gradients of a step, the same for each list of parameters."""
+    torch.manual_seed(step)
+    for number, param in enumerate(params):
+        grad = torch.randn(param.shape, dtype=param.dtype)
+        param.grad = grad if only is None or number in only else None
+
+
+def some_params():
     torch.manual_seed(0)
-    plain = [torch.nn.Parameter(torch.randn(size)) for size in sizes]
-    parts = copy.deepcopy(plain)
-    for params, foreach in ((plain, False), (parts, True)):
-        optimizer = RMSpropTF(params, foreach=foreach)
-        for step in range(3):
-            torch.manual_seed(step)
-            for param in params:
-                param.grad = torch.randn_like(param)
+    shapes = [(5, ), (LARGE - 1, ), (1, ), (8, 3, 3, 3), (2 * LARGE, ), (LARGE, ), (7, ), ()]
+    params = [torch.randn(shape) for shape in shapes]
+    params[3] = params[3].to(memory_format=torch.channels_last)
+    return [torch.nn.Parameter(param) for param in params]
+
+
+def test_every_tensor_is_updated_once_whatever_its_size():
+    plain, ours = some_params(), some_params()
+    pairs = [(plain, RMSpropTF(plain, foreach=False, weight_decay=0.1)),
+             (ours, RMSpropTF(ours, weight_decay=0.1))]
+    for step in range(6):
+        for params, optimizer in pairs:
+            # Those with a gradient are others in steps 2 and 3.
+            give(params, step, {0, 3, 4, 6} if step in (2, 3) else None)
             optimizer.step()
-    for one, other in zip(plain, parts, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    for one, other in zip(plain, ours, strict=True):
+        assert torch.equal(one, other)
+        for name in ('square_avg', 'momentum_buffer'):
+            assert torch.equal(pairs[0][1].state[one][name], pairs[1][1].state[other][name])
+
+
+def test_the_state_of_small_parameters_lies_together_and_saves_as_any(tmp_path):
+    params = some_params()
+    optimizer = RMSpropTF(params)
+    give(params, 0)
+    optimizer.step()
+    stored = {optimizer.state[param]['square_avg'].untyped_storage().data_ptr()
+              for param in params if param.numel() < LARGE}
+    assert len(stored) == 1
+    path = tmp_path / 'optimizer.pth'
+    torch.save(optimizer.state_dict(), path)
+    numbers = sum(param.numel() for param in params)
+    assert path.stat().st_size < 2 * 4 * numbers + 10_000  # each state once
+    again = some_params()
+    resumed = RMSpropTF(again)
+    resumed.load_state_dict(torch.load(path, weights_only=True))
+    for one, other in zip(params, again, strict=True):
+        other.data.copy_(one.data)
+    for step in range(1, 4):
+        for ones, one in ((params, optimizer), (again, resumed)):
+            give(ones, step)
+            one.step()
+    assert all(torch.equal(one, other) for one, other in zip(params, again, strict=True))
+
+
+@pytest.mark.parametrize('change', ['a state', 'the data', 'a copy'])
+def test_what_others_replace_is_seen(change):
+    plain, ours = some_params(), some_params()
+    results = []
+    for params, foreach in ((plain, False), (ours, None)):
+        optimizer = RMSpropTF(params, foreach=foreach)
+        give(params, 0)
+        optimizer.step()
+        if change == 'a state':
+            optimizer.state[params[0]]['square_avg'] = torch.full((5, ), 4.)
+        elif change == 'the data':
+            params[0].data = torch.full((5, ), 3.)
+        else:
+            params, optimizer = copy.deepcopy((params, optimizer))
+        give(params, 1)
+        optimizer.step()
+        results.append(params)
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    if change == 'a copy':  # what was copied is left alone
+        assert not torch.equal(ours[0], results[1][0])
+
+
+def test_a_state_of_another_type_is_left_as_it_is():
+    params = some_params()
+    optimizer = RMSpropTF(params)
+    exact = torch.ones(5, dtype=torch.float64)
+    optimizer.state[params[0]].update(square_avg=exact, momentum_buffer=exact.clone())
+    give(params, 0)
+    optimizer.step()
+    assert optimizer.state[params[0]]['square_avg'] is exact
+    assert not torch.equal(exact, torch.ones(5))
 
 
 def test_a_resumed_optimizer_goes_on_as_if_nothing_had_happened():
