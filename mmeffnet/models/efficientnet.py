@@ -100,8 +100,9 @@ class EfficientNet(BaseModule):
         if not 0 <= drop_path_rate < 1:
             raise ValueError(f'drop_path_rate={drop_path_rate!r} must be at least 0, below 1')
         self.drop_path_rate = drop_path_rate
-        for name, value in (('memory_efficient', memory_efficient),
-                            ('fast_gradients', fast_gradients)):
+        for name, value in dict(
+                norm_eval=norm_eval, with_cp=with_cp, memory_efficient=memory_efficient,
+                fast_gradients=fast_gradients, deploy=deploy).items():
             if not isinstance(value, bool):  # 'no' from a command line would mean yes
                 raise ValueError(f'{name}={value!r} must be True or False')
         self.output_stride = output_stride

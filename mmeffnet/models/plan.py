@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mmeffnet.models.direct import silent
-from mmeffnet.models.layers import layout_of
 from mmeffnet.models.operations import UnplannedError, planned
 from mmeffnet.models.packing import packs
 
@@ -58,9 +57,14 @@ def _plannable(network, x) -> bool:
     weight = next((p for p in network.parameters() if p.dim() == 4), None)  # of the stem
     return (weight is not None and x.dtype is weight.dtype and x.device == weight.device
             and x.shape[1] == weight.shape[1]
-            and torch.channels_last in (layout_of(x), layout_of(weight))
+            and (_channels_last(x) or _channels_last(weight))
             and not torch._C._len_torch_dispatch_stack()
             and not torch._C._is_any_autocast_enabled())
+
+
+def _channels_last(x) -> bool:
+    """What a convolution takes for it: by its strides even a single channel may lie last."""
+    return x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class Watched:
@@ -88,7 +92,8 @@ class Watched:
         return [self._children, [*map(type, self._modules)],
                 [p.data_ptr() for p in weights],
                 [p._version for p in weights] if self.quiet else None,
-                [(conv['stride'], conv['padding'], conv['dilation']) for conv in self._convs],
+                [(conv['stride'], conv['padding'], conv['dilation'], conv['groups'],
+                  conv['padding_mode']) for conv in self._convs],
                 any(self._hooks) or any(d['training'] or 'forward' in d
                                         for d in self._attributes)]
 

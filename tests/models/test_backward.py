@@ -255,7 +255,8 @@ def test_one_value_per_channel_is_refused_as_in_plain_layers():
         layer(torch.zeros(1, 3, 1, 1))
 
 
-@pytest.mark.parametrize('name', ['memory_efficient', 'fast_gradients'])
+@pytest.mark.parametrize('name', ['memory_efficient', 'fast_gradients', 'with_cp', 'norm_eval',
+                                  'deploy'])
 @pytest.mark.parametrize('value', ['no', 1, None])
 def test_a_switch_is_true_or_false(name, value):
     with pytest.raises(ValueError, match=f'{name}={value!r} must be True or False'):

@@ -23,7 +23,8 @@ KINDS = [torch.float64, torch.float32]  # the first is in no library's order
 
 def deployed(dtype=torch.float32, **options):
     torch.manual_seed(0)
-    net = calibrated(EfficientNet(arch=TINY, out_indices=(0, 1, 2, -1), **options))
+    net = calibrated(EfficientNet(arch=TINY, out_indices=(0, 1, 2, -1), **options),
+                     in_channels=options.get('in_channels', 3))
     net.switch_to_deploy()
     return net.to(dtype).to(memory_format=LAST)
 
@@ -96,6 +97,16 @@ def test_outputs_are_those_of_the_layers(options, layout, dtype):
         kept = [out.clone() for out in outs]
         planned(net, 2 * x)
         assert all(map(torch.equal, outs, kept))
+
+
+@pytest.mark.parametrize('layout', [LAST, FIRST], ids=['last', 'first'])
+def test_a_single_channel_may_lie_last(layout):
+    """Whose tensors are contiguous in both layouts: strides tell."""
+    net = deployed(in_channels=1)
+    x = picture(64, 48).mean(1, keepdim=True).to(memory_format=layout)
+    assert_close(planned(net, x), net, x)
+    outs = planned(net.to(memory_format=FIRST), x)
+    assert (outs is None) == (layout is FIRST)
 
 
 def test_every_variant_has_a_plan():
@@ -286,6 +297,16 @@ def test_what_is_unknown_is_run_by_its_modules(change, planned_before):
     assert all(map(torch.equal, outs, unplanned(net, x)))
     if change is not trained:
         assert (outs[1] - before[1]).abs().max() > 1e-3 * before[1].abs().max()
+
+
+def test_another_padding_is_noticed():
+    net, x = deployed(EXACT, conv_cfg=dict(type='Conv2d')), picture(64, 64, dtype=EXACT)
+    before = planned(net, x)
+    net.layers[0].conv.padding_mode = 'reflect'
+    assert planned(net, x) is None
+    with torch.no_grad():
+        outs = net(x)
+    assert (outs[0] - before[0]).abs().max() > 1e-3 * before[0].abs().max()
 
 
 def test_a_hook_that_is_removed_leaves_the_plan_as_it_was():
