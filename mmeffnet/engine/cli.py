@@ -81,11 +81,16 @@ def several(text: str) -> int:
     return positive(text, 2)
 
 
+def parsed(parser: argparse.ArgumentParser, argv=None) -> argparse.Namespace:
+    """A command line with --cfg-options, whose action raises what argparse does not expect."""
+    try:
+        return parser.parse_args(argv)
+    except ValueError as error:
+        parser.error(f'--cfg-options takes KEY=VALUE pairs without blanks: {error}')
+
+
 def parse(parser: argparse.ArgumentParser, argv=None) -> argparse.Namespace:
     """Parse the command line and let LOCAL_RANK be known to MMEngine."""
-    try:
-        args = parser.parse_args(argv)
-    except ValueError as error:  # of MMEngine's action for --cfg-options
-        parser.error(f'--cfg-options takes KEY=VALUE pairs without blanks: {error}')
+    args = parsed(parser, argv)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.progress import track
 from torchvision.transforms import functional as F  # noqa: N812
 
-from mmeffnet.errors import InputError, RunError
+from mmeffnet.errors import InputError, RunError, one_line
 from mmeffnet.export.graph import Classifier
 
 # Largest difference of the logits from those in float64, as a share of the largest. Rounding of
@@ -55,7 +55,11 @@ def compare(call: Callable[[torch.Tensor], torch.Tensor], classifier: Classifier
     for size in track(sizes, 'Comparing', transient=True):
         images = torch.stack([resized(picture, size) for picture in pictures])
         groups = images.split(len(images) if 'batch' in dynamic else 1)
-        given = torch.cat([call(prepared(group, classifier, raw)) for group in groups])
+        try:
+            given = torch.cat([call(prepared(group, classifier, raw)) for group in groups])
+        except Exception as error:  # each runtime has its own
+            raise RunError(f'the exported file does not run at {size[0]} x {size[1]} px: '
+                           f'{one_line(error)}') from error
         with torch.no_grad():
             plain = prepared(images, classifier, False)
             own, expected = classifier.network(plain), exact(plain.double())

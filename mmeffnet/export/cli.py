@@ -2,13 +2,17 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import tempfile
 from pathlib import Path
 
 from mmengine.config import DictAction
 
+from mmeffnet.engine.cli import parsed
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.export.runtime import FORMATS, SUFFIXES
+
+# Endings of checkpoints that no file made of one keeps.
+CHECKPOINTS = '.pth', '.pt', '.pkl', '.bin', '.safetensors', '.h5', '.keras', '.ckpt', '.index'
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     """tools/export.py. Exits with 2 for wrong input, 1 where the file is not the network."""
-    args = parser().parse_args(argv)
+    args = parsed(parser(), argv)
     with one_line_errors():
         export(args)
 
@@ -56,34 +60,42 @@ def export(args: argparse.Namespace) -> None:
     precision = 'float16' if args.half else 'int8' if args.int8 else 'float32'
     _check_int8(args, dynamic)
     cfg = load_config(args.config, args.cfg_options)
-    out = args.out or Path('work_dirs', Path(args.config).stem, Path(
-        args.checkpoint).stem).with_suffix(SUFFIXES[args.format])
-    if FORMATS.get(out.suffix) != args.format:
-        raise InputError(f'--out {str(out)!r}: a file of --format {args.format} ends with '
-                         f'{SUFFIXES[args.format]}')
+    out = _out(args)
     pictures = check.real_pictures(args.pictures)
-    classifier = graph.read_classifier(cfg, args.checkpoint, args.classes)
-    if args.size:
-        classifier = dataclasses.replace(classifier, size=_size(args.size))
+    classifier = graph.read_classifier(cfg, args.checkpoint, args.classes,
+                                       _size(args.size) if args.size else None)
+    seen = quantize.images(cfg, args.calib, classifier.size) if args.int8 else None
     metadata = classifier.metadata(args.preprocess, config=Path(args.config).name,
                                    checkpoint=Path(args.checkpoint).name, dynamic=list(dynamic),
                                    precision=precision)
-    formats.write(classifier.deployed(args.preprocess, args.half), out, args.format,
-                  classifier.size, dynamic, metadata)
-    if args.int8:
-        quantize.quantize(out, quantize.images(cfg, args.calib), classifier, args.preprocess)
-    call, _ = runtime.open_exported(out)
-    try:
-        rows = check.compare(call, classifier, args.preprocess, pictures, dynamic,
-                             precision)
-    except Exception:
-        for path in {out, out.with_suffix('.bin')}:
-            path.unlink(missing_ok=True)  # nobody shall take it for the network
-        raise
+    with tempfile.TemporaryDirectory(prefix='mmeffnet-export-') as folder:
+        made = Path(folder, out.name)
+        formats.write(classifier.deployed(args.preprocess, args.half), made, args.format,
+                      classifier.size, dynamic, metadata)
+        if seen:
+            quantize.quantize(made, seen, classifier, args.preprocess)
+        rows = check.compare(runtime.open_exported(made)[0], classifier, args.preprocess, pictures,
+                             dynamic, precision)
+        formats.put(made, out.parent)  # nobody shall take for the network what is not
     for row in rows:
         print(f'{row.size[0]} x {row.size[1]} px: logits within {row.difference:.1e} of the '
               f'largest, best class equal on {row.same_class} of {row.pictures} pictures')
     print(f'{out} ({out.stat().st_size / 1e6:.1f} MB)')
+
+
+def _out(args: argparse.Namespace) -> Path:
+    suffix = SUFFIXES[args.format]
+    name = Path(args.checkpoint)
+    name = name.stem if name.suffix in CHECKPOINTS else name.name
+    out = args.out or Path('work_dirs', Path(args.config).stem, name + suffix)
+    if FORMATS.get(out.suffix) != args.format:
+        raise InputError(f'--out {str(out)!r}: a file of --format {args.format} ends with {suffix}')
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    for path, wrong, what in ((folder, not folder.is_dir(), 'is no folder'),
+                              (out, out.is_dir(), 'is a folder')):
+        if wrong:
+            raise InputError(f'--out {str(out)!r} cannot be written: {str(path)!r} {what}')
+    return out
 
 
 def _check_int8(args: argparse.Namespace, dynamic: tuple) -> None:

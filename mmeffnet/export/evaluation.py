@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmeffnet.errors import InputError
-from mmeffnet.export.runtime import open_exported
+from mmeffnet.export.runtime import normalisation, open_exported
 
 
 class Graph(nn.Module):
@@ -43,9 +43,7 @@ def take_over(model: nn.Module, path) -> None:
     if metadata['normalised_inside']:
         preprocessor._enable_normalize = False
     else:
-        for name in ('mean', 'std'):
-            given = getattr(preprocessor, name, None)
-            given = None if given is None else given.flatten().tolist()
+        for name, given in zip(('mean', 'std'), map(list, normalisation(preprocessor))):
             if given != metadata[name]:
                 raise InputError(f'{str(path)!r} was exported for images with {name} '
                                  f'{metadata[name]}, and the config has {given}')

@@ -3,39 +3,52 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
 import torch
 
+from mmeffnet.errors import InputError
 from mmeffnet.export.graph import Exportable
 from mmeffnet.export.runtime import KEY, METADATA, SUFFIXES, need
 from mmeffnet.files import whole
 
 OPSET = 20
 AXES = ('batch', 'size')  # what may be left open
+# Pixels of a side of the example of an open size: a last map of one pixel would be taken for one of
+# every size.
+SMALLEST = 64
 
 
 def write(network: Exportable, path: Path, kind: str, size: tuple[int, int], dynamic: tuple = (),
           metadata: dict | None = None) -> None:
-    """Write a network as ``kind`` to ``path``, whole or not at all.
+    """Write a network as ``kind`` to ``path``; OpenVINO writes a second file beside it.
 
     size: height and width of the images. dynamic: of ``AXES``; axes that are not named are
     fixed. TorchScript's graphs are open in all of them.
     """
     text = json.dumps(metadata or {})
+    if 'size' in dynamic:
+        size = tuple(max(side, SMALLEST) for side in size)
     example = torch.zeros((2 if 'batch' in dynamic else 1, 3, *size),
                           dtype=torch.uint8 if network.raw else torch.float32)
-    # Two files in OpenVINO's case: both take their place once both are written.
-    with tempfile.TemporaryDirectory(prefix='mmeffnet-export-') as folder, torch.no_grad():
-        made = Path(folder, path.name)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of exporters, about themselves
-            WRITERS[kind](network, example, made, dynamic, text)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == path.suffix):
-            with whole(path.with_name(file.name)) as part:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of exporters, about themselves
+        WRITERS[kind](network, example, path, dynamic, text)
+
+
+def put(made: Path, folder: Path) -> None:
+    """Put a file, and what was written beside it, into a folder, each whole or not at all.
+
+    Raises InputError where that cannot be written to.
+    """
+    try:
+        for file in sorted(made.parent.iterdir(), key=made.__eq__):  # what is opened comes last
+            with whole(folder / file.name) as part:
                 shutil.copyfile(file, part)
+    except OSError as error:
+        raise InputError(f'{str(folder / made.name)!r} cannot be written: '
+                         f'{error.strerror or error}') from error
 
 
 def shapes(dynamic: tuple) -> dict | None:

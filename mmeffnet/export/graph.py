@@ -1,6 +1,7 @@
 """The classifier of a config as the plain function that is exported."""
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from torch import nn
 from mmeffnet.engine import pretrained
 from mmeffnet.engine.checkpoint import load_whole
 from mmeffnet.engine.config import explain
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, one_line
+from mmeffnet.export.runtime import normalisation
 from mmeffnet.inference.network import class_names
 from mmeffnet.models import EfficientNet
 from mmeffnet.version import __version__
 from mmeffnet.weights.settings import resolution_of
+
+SIDE = 64  # pixels of the images that a model is tried with
 
 
 class Exportable(nn.Module):
@@ -57,12 +61,14 @@ class Classifier:
     arch: str
 
     def deployed(self, raw: bool, half: bool = False) -> Exportable:
-        """What is exported: BatchNorm folded; ``raw`` takes images as they are read.
+        """What is exported: with BatchNorm folded, where that is what normalises.
 
-        half: weights and arithmetic in float16; logits stay float32.
+        raw: takes images as they are read. half: weights and arithmetic in float16; logits stay
+        float32.
         """
         backbone = copy.deepcopy(self.network.backbone)
-        backbone.switch_to_deploy()
+        with contextlib.suppress(ValueError):  # another norm stays a layer of its own
+            backbone.switch_to_deploy()
         network = Exportable(backbone, copy.deepcopy(self.network.fc),
                              (self.mean, self.std) if raw else None)
         return (network.half() if half else network).eval().requires_grad_(False)
@@ -75,12 +81,14 @@ class Classifier:
             written_by=f'mmeffnet {__version__}', **more)
 
 
-def read_classifier(cfg, checkpoint: str, classes=None) -> Classifier:
+def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier:
     """Build the classifier of a config for mmpretrain and load its weights.
 
     checkpoint: whatever tools/test.py takes. classes: names, or a file of them; None takes those
-    that the checkpoint was trained with, or ImageNet's.
-    Raises InputError for a model that is no image classifier on our backbone.
+    that the checkpoint was trained with, or ImageNet's. size: height and width of the images;
+    None takes the side of the square that the test pipeline ends with.
+    Raises InputError for a model that is no image classifier of RGB on our backbone, or computes
+    something else behind it than a mean and a linear layer.
     """
     cfg.load_from = checkpoint
     pretrained.for_testing(cfg)
@@ -97,26 +105,49 @@ def read_classifier(cfg, checkpoint: str, classes=None) -> Classifier:
     if not isinstance(backbone, EfficientNet) or not isinstance(fc, nn.Linear):
         raise InputError(f'model.type={config.get("type")!r}: what can be exported is an image '
                          'classifier with mmeffnet.EfficientNet and a linear head')
+    _check_images(model, config)
     load_whole(cfg.load_from, model)
-    model.eval()
     side = resolution_of(cfg)
-    if side is None:
+    if size is None and side is None:
         raise InputError('the config does not say how large its images are: its test pipeline '
                          'ends with no square crop; give --size')
-    mean, std = _normalisation(model.data_preprocessor)
+    network = Exportable(backbone, fc).eval().requires_grad_(False)
+    _check_same(model.eval(), network)
+    mean, std = normalisation(model.data_preprocessor)
     return Classifier(
-        network=Exportable(backbone, fc).eval().requires_grad_(False), size=(side, side),
-        mean=mean, std=std, arch=str(config.backbone.get('arch', 'b0')),
+        network=network, size=size or (side, side), mean=mean, std=std,
+        arch=str(config.backbone.get('arch', 'b0')),
         names=class_names(classes or _trained_with(checkpoint), fc.out_features))
 
 
-def _normalisation(preprocessor) -> tuple[tuple, tuple]:
-    """Mean and standard deviation of RGB; 0 and 1 where the config normalises nothing."""
-    mean = getattr(preprocessor, 'mean', None)
-    if mean is None:
-        return (0., ) * 3, (1., ) * 3
-    return tuple(tuple(map(float, getattr(preprocessor, name).flatten().tolist()))
-                 for name in ('mean', 'std'))
+def _check_images(model: nn.Module, config: Mapping) -> None:
+    """A file says that its images are RGB."""
+    channels = model.backbone.layers[0].conv.in_channels
+    if channels != 3:
+        raise InputError(f'model.backbone.in_channels={channels}: what can be exported takes RGB '
+                         'images, of 3 channels')
+    # The second is what MMEngine's own, and those made of it, call it.
+    if not any(getattr(model.data_preprocessor, name, False)
+               for name in ('to_rgb', '_channel_conversion')):
+        raise InputError('data_preprocessor.to_rgb is not True: the network takes BGR images, as '
+                         'they are read, and what can be exported takes RGB')
+
+
+@torch.no_grad()
+def _check_same(model: nn.Module, network: Exportable) -> None:
+    """Whether the model is what is exported, whatever its neck and head are called."""
+    images = torch.randn((2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    logits = network(images)
+    try:
+        given = model(images, mode='tensor')
+    except Exception as error:
+        raise InputError(f'model.type={type(model).__name__!r} takes no images: '
+                         f'{one_line(error)}') from error
+    if not (isinstance(given, torch.Tensor) and given.shape == logits.shape
+            and torch.allclose(given, logits, rtol=0, atol=1e-3 * logits.abs().max().item())):
+        raise InputError(f'model.neck {type(model.neck).__name__} and model.head '
+                         f'{type(model.head).__name__}: what can be exported computes a mean over '
+                         'the pixels and a linear layer behind the backbone, and nothing else')
 
 
 def _trained_with(checkpoint: str) -> tuple[str, ...] | None:

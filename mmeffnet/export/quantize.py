@@ -20,18 +20,22 @@ from mmeffnet.inference.images import SUFFIXES
 MOST = 128  # pictures that are looked at; more change the ranges little
 
 
-def images(cfg, folder: str) -> list[torch.Tensor]:
+def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     """Pictures of a folder as the config's test pipeline gives them: (3, H, W) uint8, RGB.
 
-    Raises InputError for a folder without pictures, and for a picture that cannot be read.
+    Raises InputError for a folder without pictures, a picture that cannot be read, a config
+    without a pipeline, and one that gives another size than ``size``.
     """
     paths = [p for p in sorted(Path(folder).rglob('*')) if p.suffix.lower() in SUFFIXES]
     if not paths:
         raise InputError(f'--calib {folder!r} has no pictures')
     # Evenly from all of them: folders are often sorted by class.
-    paths = paths[::max(1, len(paths) // MOST)][:MOST]
-    steps = [TRANSFORMS.build(step) for step in cfg.test_dataloader.dataset.pipeline]
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    paths = [paths[i * len(paths) // MOST] for i in range(MOST)] if len(paths) > MOST else paths
+    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline')
+    if not pipeline:
+        raise InputError('--calib: test_dataloader.dataset.pipeline, which prepares the pictures, '
+                         'is not in the config')
+    steps = [TRANSFORMS.build(step) for step in pipeline]
     found = []
     for path in track(paths, 'Reading pictures', transient=True):
         data = dict(img_path=str(path))
@@ -41,7 +45,11 @@ def images(cfg, folder: str) -> list[torch.Tensor]:
         except Exception as error:
             raise InputError(f'--calib: {str(path)!r} cannot be read: {one_line(error)}') from error
         image = data['inputs']
-        found.append(image.flip(0) if preprocessor.get('to_rgb') else image)  # read as BGR
+        if tuple(image.shape[1:]) != tuple(size):
+            raise InputError(f'--calib: the test pipeline gives images of {image.shape[1]} x '
+                             f'{image.shape[2]} px and the file takes {size[0]} x {size[1]}: '
+                             'change one of them')
+        found.append(image.flip(0))  # read as BGR
     return found
 
 

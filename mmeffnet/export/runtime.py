@@ -35,15 +35,24 @@ def open_exported(path) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict]:
         raise InputError(f'exported file {str(path)!r} does not exist')
     try:
         call, text = OPENERS[FORMATS[path.suffix]](path)
+        metadata = json.loads(text) if text else None
     except InputError:
         raise
     except Exception as error:
         raise InputError(f'exported file {str(path)!r} cannot be opened: '
                          f'{one_line(error)}') from error
-    if not text:
+    if not metadata:
         raise InputError(f'exported file {str(path)!r} was not written by tools/export.py: it '
                          'does not say how its images are normalised')
-    return call, json.loads(text)
+    return call, metadata
+
+
+def normalisation(preprocessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a data preprocessor; 0 and 1 where it normalises nothing."""
+    if getattr(preprocessor, 'mean', None) is None:
+        return (0., ) * 3, (1., ) * 3
+    return tuple(tuple(map(float, getattr(preprocessor, name).flatten().tolist()))
+                 for name in ('mean', 'std'))
 
 
 def need(package: str):
@@ -73,19 +82,25 @@ def _open_torchscript(path: Path):
     extra = {METADATA: ''}
     module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
     text = extra[METADATA]
-    return _without_gradients(module), text.decode() if isinstance(text, bytes) else text
+    text = text.decode() if isinstance(text, bytes) else text
+    return _as_written(module, text), text
 
 
 def _open_torch_export(path: Path):
     extra = {METADATA: ''}
     program = torch.export.load(str(path), extra_files=extra)
-    return _without_gradients(program.module()), extra[METADATA]
+    text = extra[METADATA]
+    return _as_written(program.module(), text), text
 
 
-def _without_gradients(module):
+def _as_written(module, text: str):
+    """A graph of PyTorch's, without gradients and whatever autocast is on outside of it."""
+    raw = bool(text) and json.loads(text).get('normalised_inside')
+    kind = torch.uint8 if raw else torch.float32
+
     def call(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return module(images).float()
+        with torch.no_grad(), torch.autocast('cpu', enabled=False):
+            return module(images.to(kind)).float()
     return call
 
 

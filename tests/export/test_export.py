@@ -165,14 +165,106 @@ def test_int8_is_a_quarter_and_tells_what_is_lost(folder, capsys):
     assert runtime.open_exported(path)[1]['precision'] == 'int8'
 
 
-def line(capsys, *argv, code=2):
+def line(capsys, *argv, code=2, of=('small.py', 'b0.pth')):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(['small.py', 'b0.pth', *argv])
+        cli.main([*of, *argv])
     assert exit_.value.code == code
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def model_of(folder, name, state=None, **model):
+    """Tiny with another part, and a checkpoint of it."""
+    (folder / f'{name}.py').write_text(f"_base_ = './tiny.py'\nmodel = dict(**{model!r})\n")
+    content = torch.load(folder / 'tiny.pth')
+    content['state_dict'].update(state or {})
+    torch.save(content, folder / f'{name}.pth')
+    return f'{name}.py', f'{name}.pth'
+
+
+def test_another_neck_is_named_and_not_taken_for_a_mean(folder, capsys):
+    files = model_of(folder, 'gem', {'neck.p': torch.full((1, ), 3.)},
+                     neck=dict(_delete_=True, type='GeneralizedMeanPooling'))
+    assert 'model.neck GeneralizedMeanPooling and model.head' in line(capsys, of=files)
+
+
+def test_other_channels_are_named(folder, capsys):
+    gray = model_of(folder, 'gray', {'backbone.layers.0.conv.weight': torch.randn(8, 1, 3, 3)},
+                    backbone=dict(in_channels=1))
+    assert 'model.backbone.in_channels=1: what can be exported takes RGB' in line(capsys, of=gray)
+    bgr = line(capsys, '--cfg-options', 'data_preprocessor.to_rgb=False', of=TINY_FILES)
+    assert 'data_preprocessor.to_rgb is not True' in bgr
+
+
+def test_another_norm_stays_a_layer(folder):
+    net = EfficientNet(arch=TINY, norm_cfg=dict(type='GN', num_groups=2))
+    files = model_of(folder, 'gn', {f'backbone.{k}': v for k, v in net.state_dict().items()},
+                     backbone=dict(norm_cfg=dict(type='GN', num_groups=2)))
+    content = torch.load(files[1])
+    known = {f'backbone.{key}' for key in net.state_dict()} | {'head.fc.weight', 'head.fc.bias'}
+    content['state_dict'] = {k: v for k, v in content['state_dict'].items() if k in known}
+    torch.save(content, files[1])
+    call, _ = runtime.open_exported(export(folder, 'torch-export', 'gn', of=files))
+    assert check.compare(call, classifier_of(folder, *files), False, check.real_pictures())
+
+
+@ONNX
+@pytest.mark.parametrize(('flags', 'words', 'code'), [
+    (['--int8', '--calib', 'empty'], "--calib 'empty' has no pictures", 2),
+    (['--int8', '--calib', 'pictures', '--size', '97'],
+     '--calib: the test pipeline gives images of 65 x 65 px and the file takes 97 x 97', 2),
+    (['wrong'], 'the exported file is not the network', 1)])
+def test_an_error_leaves_what_was_there(folder, capsys, monkeypatch, flags, words, code):
+    for name in ('kept.onnx', 'kept.bin'):
+        Path(name).write_text('other')
+    if flags == ['wrong']:
+        spoil(monkeypatch)
+        flags = []
+    assert words in line(capsys, '--out', 'kept.onnx', *flags, of=TINY_FILES, code=code)
+    assert {Path(name).read_text() for name in ('kept.onnx', 'kept.bin')} == {'other'}
+
+
+def test_checkpoints_keep_what_tells_them_apart(folder, capsys):
+    made = []
+    for name in ('net_v1.2.pth', 'net_v1.3.pth'):
+        Path(name).write_bytes(Path('tiny.pth').read_bytes())
+        cli.main(['tiny.py', name, '--format', 'torchscript', '--pictures', 'pictures'])
+        made.append(capsys.readouterr().out.split()[-3])
+    assert made == [f'work_dirs/tiny/net_v1.{i}.torchscript' for i in (2, 3)]
+    assert all(Path(path).is_file() for path in made)
+    args = cli.parser().parse_args(['tiny.py', 'timm://tf_efficientnet_b0.aa_in1k'])
+    assert cli._out(args).name == 'tf_efficientnet_b0.aa_in1k.onnx'
+
+
+def test_a_pipeline_that_ends_with_no_square_needs_a_size_and_takes_one(folder, capsys):
+    (folder / 'wide.py').write_text(
+        "_base_ = './tiny.py'\ntest_dataloader = dict(dataset=dict(pipeline=["
+        "dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 64)), "
+        "dict(type='PackInputs')]))")
+    files = 'wide.py', 'tiny.pth'
+    assert 'give --size' in line(capsys, of=files)
+    path = export(folder, 'torchscript', 'wide', '--size', '64', '96', of=files)
+    assert runtime.open_exported(path)[1]['size'] == [64, 96]
+
+
+@ONNX
+@pytest.mark.parametrize('side', [16, 32])
+def test_an_open_size_may_be_smaller_than_the_stride(folder, side):
+    path = export(folder, 'onnx', 'small', '--dynamic', 'size', '--size', str(side),
+                  of=TINY_FILES)
+    assert runtime.open_exported(path)[1]['size'] == [side, side]
+
+
+def test_a_file_that_does_not_run_is_named(folder, capsys):
+    """PyTorch's exporter makes of one pixel another graph than of more."""
+    said = line(capsys, '--format', 'torch-export', '--dynamic', 'size', '--size', '32', '--out',
+                'one.pt2', of=TINY_FILES, code=1)
+    assert 'the exported file does not run at 32 x 32 px' in said
+    assert not Path('one.pt2').exists()
+
+
 @pytest.mark.parametrize(('flags', 'words'), [
+    (['--out', 'b0.pth/x.onnx'], "cannot be written: '"), (['--out', 'taken.onnx'], 'is a folder'),
+    (['--cfg-options', 'foo'], '--cfg-options takes KEY=VALUE pairs'),
     (['--out', 'x.pt2'], 'a file of --format onnx ends with .onnx'),
     (['--dynamic', 'width'], "--dynamic 'width' must be of batch and size"),
     (['--size', '1', '2', '3'], 'give a height and a width in pixels'),
@@ -181,6 +273,7 @@ def line(capsys, *argv, code=2):
     (['--pictures', 'nowhere'], "--pictures 'nowhere' has no pictures"),
     (['--classes', 'labels'], "class file 'labels' cannot be read")])
 def test_wrong_flags_are_named(flags, words, capsys):
+    Path('taken.onnx').mkdir(exist_ok=True)
     assert words in line(capsys, *flags)
 
 
@@ -189,7 +282,7 @@ def test_a_model_that_is_no_classifier_on_our_backbone_is_named(capsys):
     assert 'what can be exported is an image classifier with mmeffnet.EfficientNet' in said
 
 
-def test_a_file_that_differs_is_removed_and_is_an_error(folder, capsys, monkeypatch):
+def spoil(monkeypatch):
     deployed = graph.Classifier.deployed
 
     def wrong(self, *args):
@@ -197,6 +290,10 @@ def test_a_file_that_differs_is_removed_and_is_an_error(folder, capsys, monkeypa
         network.fc.bias.add_(1)
         return network
     monkeypatch.setattr(graph.Classifier, 'deployed', wrong)
+
+
+def test_a_file_that_differs_is_no_file_and_an_error(folder, capsys, monkeypatch):
+    spoil(monkeypatch)
     said = line(capsys, '--format', 'torch-export', '--out', 'wrong.pt2', code=1)
     assert 'the exported file is not the network: at 65 x 65 px' in said
     assert not (folder / 'wrong.pt2').exists()
@@ -207,6 +304,28 @@ def evaluated(capsys, *argv):
         run.test(engine_cli.parse(engine_cli.test_parser(), ['tiny.py', *argv, '--work-dir', 'x']))
     assert exit_.value.code in (1, 2)
     return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize('kind', ['torchscript', 'torch-export'])
+@pytest.mark.parametrize('flags', [['--preprocess'], ['--half'], []], ids=str)
+def test_the_test_tool_gives_a_file_of_pytorch_what_it_takes(kind, flags, folder):
+    """Also where autocast is on around it."""
+    path = export(folder, kind, 'taken_as_is', *flags, of=TINY_FILES)
+    results = []
+    for more in ([], ['--amp']):
+        out = folder / 'taken.json'
+        run.test(engine_cli.parse(engine_cli.test_parser(), [
+            'tiny.py', str(path), '--work-dir', 'x', '--out', str(out), '--out-item', 'metrics',
+            *more]))
+        results.append(json.loads(out.read_text()))
+    assert results[0] == results[1]
+
+
+def test_a_file_of_images_as_they_are_is_evaluated(folder):
+    options = 'data_preprocessor.mean=None', 'data_preprocessor.std=None'
+    path = export(folder, 'torchscript', 'bare', '--cfg-options', *options, of=TINY_FILES)
+    run.test(engine_cli.parse(engine_cli.test_parser(), [
+        'tiny.py', str(path), '--work-dir', 'x', '--cfg-options', *options]))
 
 
 @pytest.mark.parametrize(('options', 'words'), [
