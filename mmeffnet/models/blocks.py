@@ -21,14 +21,8 @@ from mmeffnet.models.recompute import (
 )
 
 
-def _may_overwrite(module: nn.Module) -> bool:
-    """Whether a deployed network may write over what it has computed itself."""
-    return module.in_place and not torch.is_grad_enabled() and not torch.jit.is_tracing()
-
-
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from the mean of all of them."""
-    in_place = False  # of a deployed network: one tensor less is written
 
     def __init__(self, channels: int, squeeze: int, act_cfg: dict):
         super().__init__()
@@ -40,14 +34,12 @@ class SqueezeExcite(nn.Module):
         return self.conv2(self.conv1(spatial_mean(x)))
 
     def forward(self, x):
-        if direct(x):
-            return self.directly(x)
-        return x.mul_(self.gate(x)) if _may_overwrite(self) else x * self.gate(x)
+        return self.directly(x) if direct(x) else x * self.gate(x)
 
-    def directly(self, x):
+    def directly(self, x, overwrite: bool = False):
         """``forward(x)``, where ``direct(x)``."""
         gate = call(call(pixel_mean(x), self.conv1), self.conv2)
-        return x.mul_(gate) if self.in_place else x * gate
+        return x.mul_(gate) if overwrite else x * gate
 
 
 @contextmanager
@@ -99,24 +91,24 @@ class ResidualBlock(nn.Module):
 
     def _forward(self, x):
         if direct(x):
+            # What a hook has seen may have been kept.
+            overwrite = self.in_place and all(map(silent, self.modules()))
             some = parts(x, self, self.hidden * x.shape[2] * x.shape[3])
-            return (self._added(x, self.directly(x)) if len(some) == 1 else
-                    torch.cat([self._added(part, self.directly(part)) for part in some]))
+            outs = [self._added(part, self.directly(part, overwrite), overwrite) for part in some]
+            return outs[0] if len(outs) == 1 else torch.cat(outs)
         return self._added(x, self.transform(x))
 
-    def _added(self, x, out):
+    def _added(self, x, out, overwrite: bool = False):
         if not self.skip:
             return out
-        if _may_overwrite(self):
-            return out.add_(x)
-        return x + self.drop_path(out)
+        return out.add_(x) if overwrite else x + self.drop_path(out)
 
-    def directly(self, x):
-        """``transform(x)``, where ``direct(x)``."""
+    def directly(self, x, overwrite: bool = False):
+        """``transform(x)``, where ``direct(x)``; may write over what it has computed itself."""
         for name in self.order:
             layer = self._modules[name]
             if type(layer) is SqueezeExcite and silent(layer):
-                x = layer.directly(x)
+                x = layer.directly(x, overwrite)
             else:
                 x = call(x, layer)
         return x
@@ -159,7 +151,7 @@ class MBConv(ResidualBlock):
     def _project(self, x):
         """SE and projection; the product of the two is not kept where it is the larger."""
         linear = self.linear_conv
-        if not (isinstance(self.se, SqueezeExcite) and foldable(x, self.se, linear)):
+        if not (type(self.se) is SqueezeExcite and foldable(x, self.se, linear)):
             return linear(self.se(x))
         return linear.norm(gated_projection(x, self.se.gate(x), linear.conv))
 

@@ -5,21 +5,27 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 
 import torch
-from mmcv.cnn import fuse_conv_bn
+from mmcv.cnn import ConvModule, fuse_conv_bn
+from mmcv.cnn.bricks import Conv2dAdaptivePadding
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from mmeffnet.errors import InputError
 from mmeffnet.models.blocks import ResidualBlock, SqueezeExcite
-from mmeffnet.models.direct import forget_rest, keep_rest
+from mmeffnet.models.direct import forget_rest, keep_rest, silent
 from mmeffnet.models.layers import Conv2dSame
+
+DTYPES = torch.float32, torch.float64, torch.float16, torch.bfloat16
+# Of convolutions that compute with the weight they hold: some pad the input before.
+FORWARDS = nn.Conv2d.forward, Conv2dAdaptivePadding.forward
+CONV_FORWARDS = nn.Conv2d._conv_forward, Conv2dSame._conv_forward
 
 
 def check_arguments(size, dtype) -> None:
-    """ValueError for a size that is no height and width, or a type of no floating point number."""
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f'dtype={dtype!r} must be one of floating point numbers, such as '
-                         'torch.bfloat16')
+    """ValueError for a size that is no height and width, or a type that nothing computes in."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f'dtype={dtype!r} must be one of {", ".join(map(str, DTYPES))}')
     if size is not None and not (
             isinstance(size, Sequence) and len(size) == 2
             and all(isinstance(side, Integral) and side > 0 for side in size)):
@@ -33,16 +39,38 @@ def fold(backbone) -> None:
     A convolution is left with a weight and a bias that no training changes. ValueError where
     something else than BatchNorm normalises, which depends on the image.
     """
+    for name, module in backbone.layers.named_modules():
+        if isinstance(module, ConvModule) and isinstance(module.norm, _BatchNorm):
+            _check_foldable(name, module)
     norms = [m for layer in backbone.layers for m in layer.modules()
              if 'norm' in type(m).__name__.lower() and not isinstance(m, _BatchNorm)]
     if norms or not any(isinstance(m, _BatchNorm) for m in backbone.modules()):
         raise ValueError(f'norm_cfg={backbone.norm_cfg}: only BatchNorm can be folded into '
                          'convolutions')
+    for norm in backbone.modules():
+        if isinstance(norm, _BatchNorm) and norm.weight is None:  # affine=False
+            norm.weight = nn.Parameter(torch.ones_like(norm.running_var))
+            norm.bias = nn.Parameter(torch.zeros_like(norm.running_var))
     fuse_conv_bn(backbone.layers)
     backbone.eval().requires_grad_(False)
     for module in backbone.modules():
-        if isinstance(module, (ResidualBlock, SqueezeExcite)):
+        if isinstance(module, ResidualBlock):
             module.in_place = True
+
+
+def _check_foldable(name: str, module: ConvModule) -> None:
+    """ValueError for a layer whose output is not linear in its weight, or depends on the batch."""
+    conv, norm = module.conv, module.norm
+    known = (isinstance(conv, nn.Conv2d) and type(conv).forward in FORWARDS
+             and type(conv)._conv_forward in CONV_FORWARDS)
+    # Pruning, and the older ways to normalise weights, compute them in a hook.
+    if not known or not silent(conv) or is_parametrized(conv):
+        raise ValueError(f'layers.{name}.conv, a {type(conv).__name__}, computes with another '
+                         'weight than it holds, or another way: BatchNorm can be folded into '
+                         'plain convolutions alone')
+    if norm.running_mean is None:
+        raise ValueError(f'layers.{name}.{module.norm_name} has no running statistics '
+                         '(track_running_stats=False): it cannot be folded')
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import Swish
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
 from mmeffnet.models.formulas import HALVES
@@ -42,9 +43,13 @@ def direct(x) -> bool:
     """Whether layers are run for their output alone: no gradients (of either direction), no
     tracing, no compiling, no transform of ``torch.func``."""
     return (not torch.is_grad_enabled() and type(x) is torch.Tensor and x.dim() == 4
-            and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-            and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0 and not _has_any_global_hook())
+            and not transformed() and not _has_any_global_hook())
+
+
+def transformed() -> bool:
+    """Whether operations are compiled, traced or transformed, which takes those it knows."""
+    return (torch.compiler.is_compiling() or torch.jit.is_tracing()
+            or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def call(x: torch.Tensor, module: ConvModule) -> torch.Tensor:
@@ -98,7 +103,7 @@ def _convolved(x, conv):
         few, bias = few and fine is bias, fine
     if few:
         rows = F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1), bias)
-        return rows.view(count, height, width, -1).permute(0, 3, 1, 2), (0, 0)
+        return rows.view(count, height, width, len(weight)).permute(0, 3, 1, 2), (0, 0)
     setting = conv.stride, conv.dilation, conv.groups
     if type(conv) is Conv2dSame and conv.depends_on_size:
         return early_conv2d(x, weight, bias, conv.zeros((height, width)), *setting)
@@ -177,7 +182,10 @@ def most_at_once(x: torch.Tensor, values: int) -> int:
 def parts(x: torch.Tensor, block: nn.Module, values: int) -> tuple[torch.Tensor, ...]:
     """A batch in parts of ``most_at_once``, if the block is to see no more than that."""
     most = most_at_once(x, values)
-    if most >= x.shape[0] or any(module.training or not silent(module)
-                                 for module in block.modules()):
+    if most >= x.shape[0] or any(
+            module.training or not silent(module)
+            # Without running statistics it takes those of the batch.
+            or isinstance(module, _BatchNorm) and module.running_mean is None
+            for module in block.modules()):
         return x,
     return x.split(most)

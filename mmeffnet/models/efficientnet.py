@@ -97,7 +97,9 @@ class EfficientNet(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.out_channels = self.arch.head
-        if not 0 <= drop_path_rate < 1:
+        if not (isinstance(in_channels, int) and in_channels > 0):
+            raise ValueError(f'in_channels={in_channels!r} must be a whole number above 0')
+        if not (isinstance(drop_path_rate, (int, float)) and 0 <= drop_path_rate < 1):
             raise ValueError(f'drop_path_rate={drop_path_rate!r} must be at least 0, below 1')
         self.drop_path_rate = drop_path_rate
         for name, value in dict(

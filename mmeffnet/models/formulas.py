@@ -40,6 +40,8 @@ def _input_by_phases(grad, x, weight, stride, padding, dilation, groups):
         (rows, height), (columns, width) = (_phase(*axis) for axis in zip(
             firsts, x.shape[-2:], grad.shape[-2:], weight.shape[-2:], stride, padding))
         pixels = result[:, :, firsts[0]::stride[0], firsts[1]::stride[1]]
+        if not pixels.numel():  # of an axis shorter than its stride
+            continue
         if rows and columns:
             kernel = weight[:, :, rows][..., columns]
             pixels.copy_(_padded(grad, kernel, height, width, groups))

@@ -161,8 +161,10 @@ class Conv2dSame(nn.Conv2d):
     def _conv_forward(self, x, weight, bias):
         if not self.depends_on_size:
             return super()._conv_forward(x, weight, bias)
-        # A traced graph may be given other sizes, and cannot ask.
-        if self._known and not torch.jit.is_tracing() and x.shape[-2:] == self._known[0]:
+        # A graph that is recorded may be given other sizes, and cannot ask.
+        recorded = (torch.jit.is_tracing() or torch.compiler.is_exporting()
+                    or isinstance(x, torch.fx.Proxy))
+        if self._known and not recorded and x.shape[-2:] == self._known[0]:
             return padded_conv2d(x, weight, bias, self._known[1], self.stride, self.dilation,
                                  self.groups)
         return conv2d_same(x, weight, bias, self.stride, self.dilation, self.groups)

@@ -103,11 +103,12 @@ def _conv_module(module, x, weights):
 def _product(x, conv, activate):
     count, channels, height, width = x.shape
     matrix, bias, activate = conv.weight.flatten(1), conv.bias, activate or _as_it_is
+    outs = len(matrix)
     if height * width == 1:
-        return lambda x: activate(F.linear(x.flatten(1), matrix, bias)).view(count, -1, 1, 1)
+        return lambda x: activate(F.linear(x.flatten(1), matrix, bias)).view(count, outs, 1, 1)
     return lambda x: activate(F.linear(
         x.permute(0, 2, 3, 1).reshape(-1, channels), matrix, bias)).view(
-            count, height, width, -1).permute(0, 3, 1, 2)
+            count, height, width, outs).permute(0, 3, 1, 2)
 
 
 def _as_it_is(x):

@@ -16,7 +16,15 @@ from torch.autograd.function import once_differentiable
 
 from mmeffnet.models import sync_bn
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
-from mmeffnet.models.direct import KNOWN, SWISH, direct, plain_order, run
+from mmeffnet.models.direct import (
+    KNOWN,
+    SWISH,
+    direct,
+    plain_order,
+    run,
+    silent,
+    transformed,
+)
 from mmeffnet.models.layers import Conv2dSame, layout_of, split_padding
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, sync_bn.HostSyncBatchNorm)
@@ -119,7 +127,8 @@ KNOWN.add(LeanConvModule)
 
 def recomputable(x, module: ConvModule) -> bool:
     """Whether a layer ends in plain BatchNorm and Swish; others are run as the modules they are."""
-    return (_differentiated(x) and module.with_norm and module.with_activation
+    return (_differentiated(x) and type(module) in KNOWN
+            and module.with_norm and module.with_activation
             and not any(map(_hooked, (module, module.norm, module.activate)))
             and type(module.norm) in NORMS and type(module.activate) in SWISH
             and plain_order(module))
@@ -162,8 +171,8 @@ def gated_projection(x: torch.Tensor, gate: torch.Tensor, conv: nn.Conv2d) -> to
     weight = conv.weight.flatten(1) * gate.flatten(1)[:, None]
     if layout_of(x) is torch.channels_last:
         rows = x.permute(0, 2, 3, 1).reshape(count, height * width, channels)
-        return (rows @ weight.transpose(1, 2)).view(count, height, width, -1).permute(0, 3, 1, 2)
-    return (weight @ x.flatten(2)).view(count, -1, height, width)
+        return (rows @ weight.transpose(1, 2)).unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return (weight @ x.flatten(2)).unflatten(2, (height, width))
 
 
 def spatial_mean(x: torch.Tensor) -> torch.Tensor:
@@ -181,19 +190,21 @@ def spatial_mean(x: torch.Tensor) -> torch.Tensor:
 def foldable(x, gate: nn.Module, module: ConvModule) -> bool:
     """Whether ``gated_projection`` computes what gate and convolution would, and moves less."""
     conv = module.conv
-    return (_differentiated(x) and movable(conv) and not (_hooked(gate) or _hooked(module))
+    return (_differentiated(x) and type(module) in KNOWN
+            and movable(conv) and not (_hooked(gate) or _hooked(module))
             and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
             and conv.out_channels < x.shape[2] * x.shape[3])
 
 
 def _differentiated(x) -> bool:
-    """Whether autograd records; a compiler chooses itself what to keep, a tracer keeps nothing."""
-    return (torch.is_grad_enabled() and isinstance(x, torch.Tensor)
-            and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
+    """Whether autograd records, and there is something to; a compiler chooses itself what to keep,
+    a tracer keeps nothing."""
+    return (torch.is_grad_enabled() and isinstance(x, torch.Tensor) and not transformed()
+            and x.numel() > 0)
 
 
 def _hooked(module: nn.Module | None) -> bool:
-    """Whether something looks at what a module is given or gives, which has to be run as one."""
+    """Whether a module is more than its class: something looks at what it is given or gives, or
+    takes its place."""
     return module is not None and bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        or module._backward_pre_hooks)
+        not silent(module) or module._backward_hooks or module._backward_pre_hooks)

@@ -1,7 +1,7 @@
 """The state of many small parameters in a few large tensors."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import is_
 
 import torch
@@ -46,6 +46,7 @@ class Gathered:
                 state[name] = view
             self.states[name] = views
             wholes.append(whole)
+        self._places = [[view.data_ptr() for view in views] for views in self.states.values()]
         self.parts = list(zip(*(whole.split(PART) for whole in wholes), strict=True))
 
     @staticmethod
@@ -57,10 +58,22 @@ class Gathered:
             for tensors in (params, *others) for tensor in tensors)
 
     def holds(self, params: Sequence[torch.Tensor], *states: Sequence[torch.Tensor]) -> bool:
-        """Whether it was made of these parameters, and these are still their states."""
+        """Whether it was made of these parameters, and these are still their states, where they
+        were."""
         return all(len(mine) == len(theirs) and all(map(is_, mine, theirs))
                    for mine, theirs in zip((self._params, *self.states.values()),
-                                           (params, *states), strict=True))
+                                           (params, *states), strict=True)) and self._places == [
+            [state.data_ptr() for state in ones] for ones in states]
+
+    def leave(self, params: Sequence[torch.Tensor], states: Mapping[torch.Tensor, dict]) -> None:
+        """Give those that are not among ``params`` tensors of their own: a file would hold the
+        whole of each view's."""
+        staying = set(map(id, params))
+        for index, param in enumerate(self._params):
+            state = states.get(param, {}) if id(param) not in staying else {}
+            for name, views in self.states.items():
+                if state.get(name) is views[index]:
+                    state[name] = views[index].clone()
 
     def _whole(self) -> torch.Tensor:
         return self._params[0].new_empty(sum(param.numel() for param in self._params))

@@ -59,6 +59,9 @@ class RMSpropTF(Optimizer):
     def __setstate__(self, state):
         super().__setstate__(state)
         self._gathered = {}  # of an optimizer that was copied or loaded as a whole
+        for group in self.param_groups:  # saved by another RMSprop of TensorFlow's rule
+            group.setdefault('decoupled_weight_decay', group.get('decoupled_decay', False))
+            group.setdefault('foreach', None)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -106,6 +109,7 @@ class RMSpropTF(Optimizer):
         tensors = self._tensors(params)
         gathered = self._gathered.get(kind)
         if gathered is not None and not gathered.holds(params, *tensors[2:]):
+            gathered.leave(params, self.state)
             gathered = None
         if gathered is None and Gathered.possible(params, *tensors[1:]):
             gathered = Gathered(params, [self.state[param] for param in params], (SQUARE, STEP))

@@ -15,6 +15,7 @@ from mmeffnet.analysis import contenders
 from mmeffnet.analysis.traffic import Traffic, saved_for_backward
 from mmeffnet.models import conv_gradients as choice
 from mmeffnet.models import formulas
+from mmeffnet.models.blocks import SqueezeExcite
 from mmeffnet.models.conv_gradients import convolve
 from mmeffnet.models.layers import Conv2dSame
 from mmeffnet.models.recompute import LeanConvModule, choose_backward
@@ -253,6 +254,65 @@ def test_one_value_per_channel_is_refused_as_in_plain_layers():
     layer.memory_efficient = True
     with pytest.raises(ValueError, match='more than one value per channel'):
         layer(torch.zeros(1, 3, 1, 1))
+
+
+class Twice(LeanConvModule):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def own_forward(module):
+    forward = module.forward
+    module.forward = lambda *args: 2 * forward(*args)
+
+
+def own_class(module):
+    if isinstance(module, LeanConvModule):
+        module.__class__ = Twice
+    elif isinstance(module, SqueezeExcite):
+        module.__class__ = type('Ours', (SqueezeExcite, ), dict(
+            forward=lambda self, x: 2 * SqueezeExcite.forward(self, x)))
+
+
+@pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
+@pytest.mark.parametrize('change', [own_forward, own_class])
+@pytest.mark.parametrize('path', [
+    '', 'expand_conv', 'expand_conv.bn', 'expand_conv.activate', 'depthwise_conv',
+    'depthwise_conv.conv', 'depthwise_conv.bn', 'se', 'linear_conv', 'linear_conv.conv'])
+def test_a_module_that_somebody_changed_is_run(path, change, switches):
+    x, results = images(64, 64, batch=2), []
+    for options in ({}, switches):
+        net = network(**options)
+        change(net.layers[3][0].get_submodule(path))
+        results.append(step(net, x))
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
+def test_transforms_of_functions_run_the_modules(switches):
+    x, results = images(64, 64, batch=1), []
+    for options in ({}, switches):
+        net = network(norm_eval=True, **options)
+        found = torch.func.grad(lambda params, net=net: torch.func.functional_call(
+            net, params, (x, ))[-1].square().sum())(dict(net.named_parameters()))
+        found['tangent'] = torch.func.jvp(lambda x, net=net: net(x)[-1], (x, ), (x, ))[1].detach()
+        results.append(found)
+    assert_same(results[1], results[0])
+
+
+@pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
+@pytest.mark.parametrize('size', [(8, 8), (8, 64), (16, 96)])
+def test_a_map_of_one_pixel_before_a_stride_has_its_gradients(size, switches):
+    x = images(*size, batch=4)
+    assert_same(step(network(**switches), x), step(network(), x))
+
+
+@pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
+def test_a_batch_without_images_has_no_gradients(switches):
+    net = network(norm_eval=True, **switches)
+    found = step(net, images(64, 64, batch=1)[:0])
+    assert found['output 1'].shape == (0, 32, 2, 2)
+    assert not any(found[f'gradient of {name}'].any() for name, _ in net.named_parameters())
 
 
 @pytest.mark.parametrize('name', ['memory_efficient', 'fast_gradients', 'with_cp', 'norm_eval',

@@ -9,6 +9,7 @@ import skimage.data
 import torch
 from mmengine.runner import load_checkpoint
 from torch import nn
+from torch.nn.utils import prune as pruning
 
 from mmeffnet import EfficientNet
 from mmeffnet.errors import InputError
@@ -105,6 +106,38 @@ def test_working_in_place_touches_no_input_and_no_earlier_output():
         assert torch.equal(output, alone[i])
 
 
+def test_hooks_keep_what_a_layer_gave():
+    """And not what was written over it later."""
+    backbone, image = network(), peers.images(64, 64)
+    paths = [name for name, module in backbone.named_modules() if type(module) is LeanConvModule]
+
+    def seen():
+        kept = {}
+        handles = [backbone.get_submodule(path).register_forward_hook(
+            lambda module, inputs, out, path=path: kept.update({path: out})) for path in paths]
+        outputs(backbone, image)
+        for handle in handles:
+            handle.remove()
+        return [kept[path] for path in paths]
+
+    expected = seen()
+    backbone.switch_to_deploy()
+    assert_close(seen(), expected)
+
+
+@pytest.mark.parametrize('size', [(64, 64), (64, 96)])
+def test_what_is_recorded_of_a_known_size_is_right_at_others(size):
+    backbone = EfficientNet(peers.TINY).eval()
+    backbone.switch_to_deploy(size)
+    expected = outputs(backbone, peers.images(97, 75).float())
+    height, width = (torch.export.Dim(name, min=40, max=512) for name in ('height', 'width'))
+    exported = torch.export.export(
+        backbone, (torch.zeros(1, 3, *size), ), dynamic_shapes=({2: height, 3: width}, )).module()
+    traced = torch.fx.symbolic_trace(backbone)
+    for graph in (exported, traced):
+        assert_close(outputs(graph, peers.images(97, 75).float()), expected, 1e-5)
+
+
 def test_gradients_of_the_image_are_those_of_the_network_before():
     backbone = network()
     gradients = []
@@ -143,6 +176,53 @@ def test_what_cannot_be_folded_is_refused(norm_cfg):
         block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1))), norm_cfg=norm_cfg)
     with pytest.raises(ValueError, match='only BatchNorm can be folded'):
         backbone.switch_to_deploy()
+
+
+def prune(net):
+    pruning.l1_unstructured(net.layers[0].conv, 'weight', .5)
+
+
+def normalise_weights(net):
+    nn.utils.parametrizations.spectral_norm(net.layers[0].conv)
+
+
+def own_forward(net):
+    forward = net.layers[0].conv.forward
+    net.layers[0].conv.forward = lambda x: 2 * forward(x)
+
+
+def forget_statistics(net):
+    net.layers[0].bn = nn.BatchNorm2d(net.arch.stem, track_running_stats=False)
+
+
+@pytest.mark.parametrize(('options', 'change', 'words'), [
+    (dict(conv_cfg=dict(type='ConvWS')), None, 'conv, a ConvWS2d, computes with another weight'),
+    ({}, prune, r'layers\.0\.conv, a Conv2dSame, computes with another weight'),
+    ({}, normalise_weights, r'layers\.0\.conv, .* computes with another weight'),
+    ({}, own_forward, r'layers\.0\.conv, a Conv2dSame, computes with another weight'),
+    ({}, forget_statistics, r'layers\.0\.bn has no running statistics')])
+def test_layers_that_cannot_be_folded_are_named_and_left(options, change, words):
+    net = EfficientNet(peers.TINY, **options).eval()
+    if change:
+        change(net)
+    image = peers.images(64, 64).float()
+    expected = outputs(net, image)
+    with pytest.raises(ValueError, match=words):
+        net.switch_to_deploy()
+    assert not net.deploy
+    assert all(map(torch.equal, outputs(net, image), expected))
+
+
+@pytest.mark.parametrize('options', [
+    dict(norm_cfg=dict(type='BN', affine=False)),
+    dict(conv_cfg=dict(type='Conv2dAdaptivePadding'))], ids=['no affine', 'adaptive'])
+def test_other_layers_that_can_be_folded_are(options):
+    net = EfficientNet(peers.TINY, **options).double()
+    net.train()(peers.images(64, 64, batch=2))
+    image = peers.images(61, 75)
+    expected = outputs(net.eval(), image)
+    net.switch_to_deploy()
+    assert_close(outputs(net, image), expected)
 
 
 def test_it_trains_no_more_and_train_mode_changes_nothing():
@@ -188,7 +268,7 @@ def test_half_precision_is_that_of_weights_and_outputs():
     backbone.switch_to_deploy((64, 64), torch.bfloat16)
     assert {p.dtype for p in backbone.parameters()} == {torch.bfloat16}
     assert outputs(backbone, peers.images(64, 64).bfloat16())[-1].dtype == torch.bfloat16
-    with pytest.raises(ValueError, match='dtype=torch.int8 must be one of floating point'):
+    with pytest.raises(ValueError, match='dtype=torch.int8 must be one of torch.float32'):
         network().switch_to_deploy(dtype=torch.int8)
     with pytest.raises(ValueError, match="dtype='bfloat16' must be one of .* torch.bfloat16"):
         network().switch_to_deploy(dtype='bfloat16')
@@ -196,7 +276,7 @@ def test_half_precision_is_that_of_weights_and_outputs():
 
 @pytest.mark.parametrize('wrong', [
     dict(size=224), dict(size=(224, )), dict(size=(0, 224)), dict(size=('224', '224')),
-    dict(size=(224, 22.4)), dict(dtype='bfloat16')], ids=str)
+    dict(size=(224, 22.4)), dict(dtype='bfloat16'), dict(dtype=torch.float8_e4m3fn)], ids=str)
 def test_what_is_refused_leaves_the_network_as_it_was(wrong):
     net = network()
     keys = [*net.state_dict()]

@@ -255,6 +255,24 @@ def test_a_large_batch_is_computed_in_parts(layout, monkeypatch):
     assert learnt == [5]
 
 
+def test_statistics_of_the_batch_are_those_of_all_its_images(monkeypatch):
+    net, x = network(norm_cfg=dict(type='BN', track_running_stats=False)), images(64, 48, batch=5)
+    monkeypatch.setattr(direct, 'LARGEST', 1)
+    assert_same(directly(net, x), by_modules(net, x))
+
+
+@pytest.mark.parametrize('form', ['plain', 'deployed'])
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+def test_a_batch_without_images_has_outputs_without_images(layout, form):
+    """As a detector has where nothing was found."""
+    net, x = network().to(memory_format=layout), images(64, 48, batch=1)[:0]
+    shapes = [out.shape for out in by_modules(net, x)]
+    if form == 'deployed':
+        net.switch_to_deploy()
+    for _ in range(2):
+        assert [out.shape for out in directly(net, x)] == shapes
+
+
 @pytest.mark.parametrize('copied', [direct.COPIED, 0], ids=['mean', 'product'])
 @pytest.mark.parametrize('precision', ['autocast', 'weights'])
 def test_bfloat16_is_as_close_as_that_of_the_modules(precision, copied, monkeypatch):
