@@ -18,6 +18,18 @@ def turned(path):
     return written(path, exif=exif)
 
 
+def turned_after_much_else(path):
+    """EXIF data behind 6 kB of Photoshop's."""
+    content, much = turned(path).read_bytes(), b'Photoshop 3.0\0'.ljust(6000, b'\0')
+    path.write_bytes(content[:2] + segment(0xed, much) + content[2:])
+    return path
+
+
+def segment(marker, data):
+    """A segment of a JPEG file."""
+    return bytes((0xff, marker)) + (len(data) + 2).to_bytes(2, 'big') + data
+
+
 def with_upright_exif(path):
     exif = Image.Exif()
     exif[0x010f] = 'a camera'
@@ -33,6 +45,7 @@ FILES = {
     'gray': lambda path: written(path, mode='L'),
     'CMYK': lambda path: written(path, mode='CMYK'),
     'turned by EXIF': turned,
+    'turned after much else': turned_after_much_else,
     'upright EXIF': with_upright_exif,
     'narrow': lambda path: written(path, data.chelsea()[:, :31]),
     'one pixel': lambda path: written(path, data.chelsea()[:1, :1]),

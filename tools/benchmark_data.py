@@ -23,12 +23,12 @@ import mmeffnet  # noqa: F401
 from mmeffnet.datasets import PackedImages, ShardedImages, packed, shards
 from mmeffnet.datasets.archive import Sample, write_archive
 from mmeffnet.engine.cli import positive, several
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import InputError, one_line, one_line_errors
 from mmeffnet.files import whole
-from mmeffnet.inference.images import SUFFIXES
 
 BASE = 'mmpretrain'
 BLOCK = 25  # images of a turn
+SUFFIXES = '.jpg', '.jpeg', '.png', '.webp'  # what every contender reads
 # Packed pictures have other sizes, from which the same numbers draw other crops.
 COMPARABLE = 'mmeffnet, folder', 'mmeffnet, shards', 'mmpretrain,'
 COLUMNS = ('pipeline', 'ms', 'quartiles', 'images/s', 'times as fast', 'mean difference')
@@ -74,7 +74,11 @@ def peers(size: int) -> dict:
             return transform(image.convert('RGB'))
 
     def by_torchvision(sample):
-        return vision(decode_image(sample['img_path'], mode='RGB'))
+        try:
+            return vision(decode_image(sample['img_path'], mode='RGB'))
+        except RuntimeError as error:
+            raise InputError(f"{sample['img_path']!r} is nothing that torchvision reads: take it "
+                             f'out of the folder ({one_line(error)})') from error
     return {'timm (Pillow)': by_timm, 'torchvision (v2, tensors)': by_torchvision}
 
 
@@ -169,7 +173,8 @@ def main() -> None:
         paths = [path for path in sorted(args.pictures.rglob('*'))
                  if path.suffix.lower() in SUFFIXES][:args.most]
         if len(paths) < 2:
-            raise InputError(f'{str(args.pictures)!r} holds fewer than two pictures')
+            raise InputError(f'{str(args.pictures)!r} holds fewer than two pictures that end in '
+                             f'{" ".join(SUFFIXES)}')
         found = contenders(paths, args.size, args.short_side, Path(folder))
         differences = {name: difference(found, name, min(100, len(paths)))
                        for name in found if name.startswith(COMPARABLE)}

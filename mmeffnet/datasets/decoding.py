@@ -6,16 +6,18 @@ what it is not used for, the whole picture is decoded by OpenCV; the pixels are 
 """
 import importlib
 import os
+import struct
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from io import BytesIO
 
 import mmcv
 import numpy as np
-from PIL import ExifTags, Image
 
-JPEG, EXIF = b'\xff\xd8\xff', b'Exif\0\0'
-HEADER = 4096  # bytes in which EXIF data begins, when there is any
+JPEG = b'\xff\xd8\xff'
+SOS, EOI, APP1 = 0xda, 0xd9, 0xe1
+ORIENTATION, SHORT = 0x0112, 3  # of EXIF data: a field, and the type that it has
+NO_SEGMENT = {0x00, 0x01, *range(0xd0, 0xd9)}  # markers that no length follows
 
 
 class Picture:
@@ -73,14 +75,44 @@ def _stream(content: bytes):
 
 
 def upright(content: bytes) -> bool:
-    """Whether OpenCV would leave the picture as it lies, other than its EXIF data may tell."""
-    if EXIF not in content[:HEADER]:
-        return True
+    """Whether OpenCV leaves a JPEG as it lies; False where its EXIF data leaves a doubt."""
     try:
-        with Image.open(BytesIO(content)) as image:
-            return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    except (OSError, SyntaxError, ValueError):  # of a torn header; OpenCV says what it makes of it
+        return all(_plain(data[6:]) for data in _app1(content))
+    except struct.error:  # torn: OpenCV says what it makes of it
         return False
+
+
+def _app1(content: bytes) -> Iterator[bytes]:
+    """The data of each APP1 segment ahead of the pixels, found from length to length.
+
+    OpenCV looks for EXIF data in the first one, other readers in more. Any other segment may come
+    before it, and be long: colour profiles and Photoshop's data are.
+    """
+    at = 2
+    while 0 <= (at := content.find(b'\xff', at)) < len(content) - 3:
+        marker = content[at + 1]
+        if marker in (SOS, EOI):
+            return
+        if marker == 0xff:  # as many as a writer likes may stand before a marker
+            at += 1
+        elif marker in NO_SEGMENT:
+            at += 2
+        else:
+            end = at + 2 + int.from_bytes(content[at + 2:at + 4], 'big')
+            if marker == APP1:
+                yield content[at + 4:end]
+            at = end
+
+
+def _plain(tiff: bytes) -> bool:
+    """Whether EXIF data states no orientation, or the usual one in the usual way."""
+    order = '<' if tiff[:2] == b'II' else '>'
+    if len(tiff) < 8 or struct.unpack_from(order + 'H', tiff, 2) != (42, ):
+        return True  # something else, such as XMP
+    start, = struct.unpack_from(order + 'I', tiff, 4)
+    count, = struct.unpack_from(order + 'H', tiff, start)
+    fields = (struct.unpack_from(order + 'HHIH', tiff, start + 2 + 12 * i) for i in range(count))
+    return all(field[1:] == (SHORT, 1, 1) for field in fields if field[0] == ORIENTATION)
 
 
 @cache

@@ -15,7 +15,7 @@ from mmpretrain.datasets.transforms import PackInputs
 from mmpretrain.models import ClsDataPreprocessor
 from PIL import Image
 
-from mmeffnet.datasets.decoding import Picture, upright
+from mmeffnet.datasets.decoding import JPEG, Picture, upright
 from mmeffnet.datasets.transforms import LoadRandomCrop, inside
 from mmeffnet.errors import RunError, one_line
 from mmeffnet.registry import MODELS, TRANSFORMS
@@ -69,13 +69,13 @@ class LoadEncodedRandomCrop(LoadRandomCrop):
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
     """Height and width of an upright gray or RGB JPEG; None for whatever else."""
-    if not upright(content):
+    if content[:3] != JPEG or not upright(content):
         return None
     try:
         with Image.open(BytesIO(content), formats=['JPEG']) as image:
             return image.size[::-1] if image.mode in ('L', 'RGB') else None
-    except (OSError, SyntaxError, ValueError):  # of what is no JPEG, or of a torn header
-        return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None  # a torn header, or more pixels than Pillow takes: OpenCV reads what it can
 
 
 @TRANSFORMS.register_module()

@@ -3,24 +3,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from mmeffnet.errors import InputError
-from mmeffnet.inference.images import SUFFIXES, ImageError, read_image
+from mmeffnet.inference.images import SUFFIXES, ImageError, own_limit, read_image
 
 SPLITS = ('train', 'val', 'test')
+# What mmpretrain's CustomDataset takes from folders; a list may name files of any suffix.
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+MARK = '\ufeff'  # of byte order, which some editors write ahead of a text
 # What a problem is called, and whether it alone makes the scan fail; the others are told only.
 KINDS = {
     'unreadable': True, 'empty file': True, 'oversized': True, 'missing': True,
     'empty class': True, 'label': True, 'list': True, 'duplicate across splits': True,
     'duplicate across classes': True, 'class missing in a split': True, 'class count': True,
+    'empty split': True, 'hidden folder': True, 'not read': True,
     'wrong type': False, 'no picture': False, 'hidden': False,
 }
 # Formats by the suffixes they usually have; a file of another format trains all the same.
@@ -38,10 +46,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file of a split with the class that its folder or its list gives it."""
+    """A file of a split with its class: the name of its folder, or the number in its list."""
     split: str
     path: Path
-    label: str
+    label: str | int
 
 
 def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
@@ -59,11 +67,19 @@ def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
     if not root.is_dir():
         raise InputError(f'data folder {str(root)!r} does not exist')
     problems: list[Problem] = []
-    samples = [sample for split, folder in _splits(root)
-               for sample in _samples(root, split, folder, num_classes, problems)]
+    samples: list[Sample] = []
+    for split, folder in _splits(root):
+        found = list(_samples(root, split, folder, num_classes, problems))
+        # mmpretrain's ImageNet takes test/ as pictures without classes.
+        if not found and not (split == 'test' and any(map(_is_picture, folder.iterdir()))):
+            problems.append(Problem(
+                'empty split', str(folder), 'a run would find no picture: it needs class folders, '
+                f'or a list meta/{split}.txt of lines "file label"'))
+        samples += found
     if not samples:
         raise InputError(f'{str(root)!r} holds no pictures in classes: expected are CLASS/*, or '
-                         f'{", ".join(f"{s}/CLASS/*" for s in SPLITS)}')
+                         f'{", ".join(f"{s}/CLASS/*" for s in SPLITS)}, of files that end in '
+                         f'{" ".join(EXTENSIONS)}')
     digests: dict[str, list[Sample]] = defaultdict(list)
     for sample, (found, digest) in zip(samples, progress(
             _checked(samples, workers, max_pixels), len(samples))):
@@ -83,7 +99,8 @@ def _checked(samples, workers: int, max_pixels: int) -> Iterator:
     if workers == 1 or len(paths) < 64:
         yield from map(check, paths)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # OpenCV's own threads would compete with the processes.
+    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0, )) as pool:
         yield from pool.map(check, paths, chunksize=16)
 
 
@@ -91,19 +108,24 @@ def check_file(path: Path, max_pixels: int) -> tuple[list[Problem], str | None]:
     """The problems of one picture, and the hash of its bytes where it can be read."""
     name = str(path)
     if not path.is_file():
-        return [Problem('missing', name, 'the list names a file that does not exist')], None
+        told = 'a link that leads nowhere' if path.is_symlink() else \
+            'the list names a file that does not exist'
+        return [Problem('missing', name, told)], None
     size = path.stat().st_size
     if size == 0:
         return [Problem('empty file', name, '0 bytes')], None
     try:
         data = path.read_bytes()
         read_image(path)  # decoded to the end: a torn file is found by nothing less
-        with Image.open(path) as image:
+        with own_limit(), Image.open(BytesIO(data)) as image:
             kind, (width, height) = image.format, image.size
     except ImageError as error:
         return [Problem('unreadable', name, error.reason)], None
     except OSError as error:
         return [Problem('unreadable', name, error.strerror or str(error))], None
+    if not _opencv_reads(data, kind):
+        return [Problem('unreadable', name, f'Pillow reads this {kind} file, but OpenCV, which '
+                        'trainings read with, does not: write it anew')], None
     found = []
     if width * height > max_pixels:
         found.append(Problem('oversized', name, f'{width} x {height} pixels, more than '
@@ -112,6 +134,21 @@ def check_file(path: Path, max_pixels: int) -> tuple[list[Problem], str | None]:
     if usual and kind != usual and (usual, kind) != ('JPEG', 'MPO'):
         found.append(Problem('wrong type', name, f'it is a {kind} file'))
     return found, hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def _opencv_reads(data: bytes, kind: str) -> bool:
+    """Whether OpenCV reads a file, too, that Pillow has decoded to the end."""
+    # Both have JPEG's common decoder, and differ over files without their end alone.
+    if kind == 'JPEG' and data.endswith(b'\xff\xd9'):
+        return True
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    except cv2.error:  # such as of more pixels than it takes
+        return False
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _splits(root: Path) -> list[tuple[str, Path]]:
@@ -127,7 +164,8 @@ def _samples(root: Path, split: str, folder: Path, num_classes, problems) -> Ite
         return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith('.'):
-            problems.append(Problem('hidden', str(entry), 'left alone, no class'))
+            problems.append(_hidden(entry, 'would be counted as a class and shift the labels of '
+                                    'all others'))
         elif entry.is_dir():
             yield from _in_class(entry, split, problems)
         elif not split and entry.suffix == '.txt':
@@ -140,34 +178,52 @@ def _in_class(folder: Path, split: str, problems) -> Iterator[Sample]:
     count = 0
     for base, folders, files in os.walk(folder, followlinks=True):
         hidden = [name for name in (*folders, *files) if name.startswith('.')]
-        problems += [Problem('hidden', str(Path(base, name)), 'left alone') for name in hidden]
+        problems += [_hidden(Path(base, name), 'a run would train on the pictures in it')
+                     for name in hidden]
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         for name in sorted(set(files) - set(hidden)):
             path = Path(base, name)
-            if path.suffix.lower() in SUFFIXES:
+            if _is_picture(path):
                 count += 1
                 yield Sample(split, path, folder.name)
+            elif path.suffix.lower() in SUFFIXES:
+                problems.append(Problem(
+                    'not read', str(path), f"{path.suffix} is none of CustomDataset's extensions: "
+                    'convert the picture, or name it in a list'))
             else:
                 problems.append(Problem('no picture', str(path), 'its name ends like no picture'))
     if not count:
         problems.append(Problem('empty class', str(folder), 'it holds no picture'))
 
 
+def _hidden(path: Path, harm: str) -> Problem:
+    """A run passes over hidden files, and not over hidden folders."""
+    if path.is_dir():
+        return Problem('hidden folder', str(path), f'{harm}: delete it or move it away')
+    return Problem('hidden', str(path), 'left alone')
+
+
 def _listed(path: Path, split: str, folder: Path, num_classes, problems) -> Iterator[Sample]:
     """The samples of a list; a line is a file and a label, from 0."""
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, _, label = line.rstrip().rpartition(' ')
+    try:
+        text = path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise InputError(f'list {str(path)!r} is not UTF-8 at byte {error.start}: save it in '
+                         'UTF-8') from error
+    if text.startswith(MARK):
+        problems.append(Problem('list', str(path), 'it begins with a byte order mark, which a run '
+                                'takes for part of the first name: save it without'))
+    for number, line in enumerate(text.removeprefix(MARK).splitlines(), start=1):
+        name, _, label = line.strip().rpartition(' ')
         where = f'{path}:{number}'
-        if not name or not label.lstrip('-').isdigit():
+        if not name or not re.fullmatch(r'-?\d+', label):
             problems.append(Problem('list', where, f'{line!r} is no file and label'))
             continue
         most = f' to {num_classes - 1}' if num_classes else ''
         if int(label) < 0 or num_classes and int(label) >= num_classes:
             problems.append(Problem('label', where, f'label {label} of {name}: labels go from '
                                     f'0{most}'))
-        yield Sample(split, folder / name, label)
+        yield Sample(split, folder / name, int(label))
 
 
 def _duplicates(digests: dict[str, list[Sample]]) -> Iterator[Problem]:
@@ -183,15 +239,17 @@ def _duplicates(digests: dict[str, list[Sample]]) -> Iterator[Problem]:
 
 
 def _classes(samples: list[Sample], num_classes: int | None) -> Iterator[Problem]:
-    by_split: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        by_split[sample.split].add(sample.label)
-    every = set().union(*by_split.values()) if by_split else set()
-    for split, labels in by_split.items():
-        for label in sorted(every - labels):
-            yield Problem('class missing in a split', label, f'{split or "the data"} has no '
-                          'picture of it, and its folders would be numbered otherwise')
-    # Labels of lists are numbers, and some may have no picture.
-    folders = not all(label.lstrip('-').isdigit() for label in every)
-    if num_classes and folders and len(every) != num_classes:
-        yield Problem('class count', str(len(every)), f'num_classes is {num_classes}')
+    """Names of folders are compared among themselves, and so are numbers of lists."""
+    for kind, harm in ((str, ', and its folders would be numbered otherwise'), (int, '')):
+        by_split: dict[str, set] = defaultdict(set)
+        for sample in samples:
+            if isinstance(sample.label, kind):
+                by_split[sample.split].add(sample.label)
+        every = set().union(*by_split.values())
+        for split, labels in by_split.items():
+            for label in sorted(every - labels):
+                yield Problem('class missing in a split', str(label),
+                              f'{split or "the data"} has no picture of it{harm}')
+        # Of the labels of lists some may have no picture.
+        if num_classes and kind is str and by_split and len(every) != num_classes:
+            yield Problem('class count', str(len(every)), f'num_classes is {num_classes}')

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from argparse import ArgumentParser
 from collections import Counter
 from dataclasses import asdict
@@ -39,29 +40,48 @@ def parser() -> ArgumentParser:
 def main(argv=None) -> int:
     """Run the tool; gives its exit code."""
     args = parser().parse_args(argv)
+    if hasattr(sys.stdout, 'reconfigure'):  # names of files may not be text
+        sys.stdout.reconfigure(errors='backslashreplace')
     console = Console(file=sys.stdout, highlight=False)
     with one_line_errors():
         for name, value, least in (('max-pixels', args.max_pixels, 1), ('workers', args.workers, 0),
                                    ('num-classes', args.num_classes, 1)):
             if value is not None and value < least:
                 raise InputError(f'--{name} {value} must be at least {least}')
+        check_report(Path(args.report))
         bar = Console(file=sys.stderr)
         problems, counts = scan(
             Path(args.data), num_classes=args.num_classes, workers=args.workers,
             max_pixels=args.max_pixels, progress=lambda items, total: track(
                 items, 'pictures', total, console=bar, transient=True,
                 disable=not bar.is_terminal))
+        tell(console, problems)
         write_report(Path(args.report), problems, counts)
-    for kind, number in Counter(problem.kind for problem in problems).most_common():
-        style = 'bold red' if KINDS[kind] else 'bold'
-        console.print(Text(f'{kind}: {number}', style))
-        for problem in [p for p in problems if p.kind == kind][:FEW]:
-            console.print(Text(f'  {problem.path}: {problem.reason}'), soft_wrap=True)
     files = ', '.join(f'{split} {count}' for split, count in counts.items())
     wrong = sum(KINDS[problem.kind] for problem in problems)
     console.print(f'{files} pictures; {wrong} problems, {len(problems) - wrong} remarks; '
                   f'{args.report}', soft_wrap=True)
     return 1 if wrong else 0
+
+
+def tell(console: Console, problems: list[Problem]) -> None:
+    """Print how many problems of each kind there are, and the first of them."""
+    for kind, number in Counter(problem.kind for problem in problems).most_common():
+        style = 'bold red' if KINDS[kind] else 'bold'
+        console.print(Text(f'{kind}: {number}', style))
+        for problem in [p for p in problems if p.kind == kind][:FEW]:
+            console.print(Text(f'  {problem.path}: {problem.reason}'), soft_wrap=True)
+
+
+def check_report(path: Path) -> None:
+    """Refuse a report that could not be written, before a scan that may take hours."""
+    if path.is_dir():
+        raise InputError(f'--report {str(path)!r} is a folder: name a file')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f'--report {str(path)!r} cannot be written: {error.strerror}') from error
 
 
 def write_report(path: Path, problems: list[Problem], counts: dict[str, int]) -> None:

@@ -62,7 +62,7 @@ def read_image(path) -> Image.Image:
             raise ImageError(path, 'not a regular file')
         if path.stat().st_size == 0:
             raise ImageError(path, 'the file is empty (0 bytes)')
-        with _own_limit(), Image.open(path, formats=_formats()) as image:
+        with own_limit(), Image.open(path, formats=_formats()) as image:
             return to_rgb(image, path)
 
 
@@ -123,7 +123,7 @@ def _decoding(source):
 
 
 @contextmanager
-def _own_limit():
+def own_limit():
     """Put ``MOST_PIXELS`` in the place of Pillow's limit, and leave its warnings out."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns there and refuses at twice that

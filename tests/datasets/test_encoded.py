@@ -60,9 +60,17 @@ def test_batches_are_those_of_workers_that_decode(tmp_path, collate, interpolati
 @pytest.mark.parametrize('kind', FILES)
 def test_workers_decode_what_devices_do_not(tmp_path, kind):
     sample = through(ENCODED, FILES[kind](tmp_path / 'a.jpg'), 0)
-    here = kind in ('CMYK', 'turned by EXIF', 'PNG', 'WebP')
+    here = kind in ('CMYK', 'turned by EXIF', 'turned after much else', 'PNG', 'WebP')
     assert (sample['data_samples'].crop is None) == here
     assert (sample['inputs'][:2] == b'\xff\xd8') != here
+
+
+def test_workers_decode_what_is_too_large_for_pillow(tmp_path, monkeypatch):
+    path = written(tmp_path / 'a.jpg')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    decoded, encoded = (through(steps[:1], path, 0) for steps in (DECODED, ENCODED))
+    assert encoded['crop'] is None
+    assert encoded['img'] == decoded['img'].tobytes()
 
 
 def test_images_of_other_pipelines_pass(tmp_path):

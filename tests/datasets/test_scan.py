@@ -1,12 +1,18 @@
 """Everything that is wrong with a data set is found in one scan, and named."""
+import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmpretrain.datasets import ImageNet
 from PIL import Image
 
+from mmeffnet.datasets.scan import EXTENSIONS
+from mmeffnet.engine import check_data
 from mmeffnet.engine.check_data import main
+from mmeffnet.errors import InputError
 
 
 @pytest.fixture
@@ -54,8 +60,71 @@ def test_every_kind_of_bad_file_is_named(data):
 
 
 def test_remarks_alone_are_no_failure(data):
-    (data / 'train/.ipynb_checkpoints').mkdir()
-    assert problems() == (0, {'hidden: data/train/.ipynb_checkpoints'})
+    for name in ('train', 'train/cat'):
+        (data / name / '.DS_Store').touch()
+    assert problems() == (0, {f'hidden: data/{n}/.DS_Store' for n in ('train', 'train/cat')})
+
+
+def test_hidden_folders_are_problems(data):
+    """train.py refuses the first, and would train on what is in the second."""
+    for name in ('train/.cache', 'train/cat/.ipynb_checkpoints'):
+        (data / name).mkdir()
+        (data / name / '0.jpg').write_bytes((data / 'train/cat/0.jpg').read_bytes())
+    assert problems() == (1, {'hidden folder: data/train/.cache',
+                              'hidden folder: data/train/cat/.ipynb_checkpoints'})
+
+
+@pytest.mark.parametrize('content', ['flat', 'nothing'])
+def test_a_split_without_samples_is_a_problem(data, content, capsys):
+    for folder in ('cat', 'dog'):
+        for path in (data / 'val' / folder).iterdir():
+            path.rename(data / f'val/{folder}{path.name}') if content == 'flat' else path.unlink()
+        (data / 'val' / folder).rmdir()
+    code, found = problems()
+    assert code == 1
+    assert 'empty split: data/val' in found
+    assert 'needs class folders, or a list meta/val.txt' in capsys.readouterr().out
+
+
+def test_pictures_of_a_test_split_need_no_class(data):
+    (data / 'test').mkdir()
+    Image.new('RGB', (9, 9)).save(data / 'test/0.png')
+    assert problems() == (0, {'no picture: data/test/0.png'})
+    (data / 'test/0.png').unlink()
+    assert problems() == (1, {'empty split: data/test'})
+
+
+def test_pictures_that_a_run_passes_over_are_problems(data, capsys):
+    assert EXTENSIONS == ImageNet.IMG_EXTENSIONS
+    names = [f'data/train/cat/new.{suffix}' for suffix in ('webp', 'tiff', 'gif')]
+    for name in names:
+        Image.new('RGB', (9, 9)).save(name)
+    assert problems() == (1, {f'not read: {name}' for name in names})
+    assert 'train 8, val 8 pictures' in capsys.readouterr().out
+
+
+def test_pictures_that_opencv_cannot_read_are_problems(data):
+    cat, image = data / 'train/cat', Image.open(data / 'train/cat/0.jpg')
+    for number, cut in enumerate((12, 20)):
+        image.rotate(number).save(cat / f'torn{number}.png')
+        content = (cat / f'torn{number}.png').read_bytes()
+        (cat / f'torn{number}.png').write_bytes(content[:-cut])
+    image.convert('F').save(cat / 'float.tif')
+    image.save(cat / 'icon.ico')
+    (cat / 'icon.ico').rename(cat / 'icon.png')
+    assert problems() == (1, {f'unreadable: data/train/cat/{name}' for name in (
+        'torn0.png', 'torn1.png', 'float.tif', 'icon.png')})
+
+
+def test_pictures_too_large_for_pillow_are_read(data, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    assert problems() == (0, set())
+
+
+def test_a_link_that_leads_nowhere_is_named(data, capsys):
+    (data / 'train/cat/link.jpg').symlink_to('gone.jpg')
+    assert problems() == (1, {'missing: data/train/cat/link.jpg'})
+    assert 'link.jpg: a link that leads nowhere' in capsys.readouterr().out
 
 
 def test_classes_are_counted_and_compared(data):
@@ -66,6 +135,17 @@ def test_classes_are_counted_and_compared(data):
     assert code == 1
     assert found == {'class missing in a split: bird', 'class count: 3',
                      'empty class: data/val/fish'}
+
+
+def test_folders_that_are_called_by_numbers_are_counted(data):
+    for split in ('train', 'val'):
+        for number, name in enumerate(('cat', 'dog')):
+            (data / split / name).rename(data / split / str(number))
+    assert problems('--num-classes', '5') == (1, {'class count: 2'})
+    (data / 'meta').mkdir()
+    (data / 'meta/val.txt').write_text('0/0.jpg 0\n1/0.jpg 4\n')  # of a list some may be missing
+    assert problems('--num-classes', '5') == (1, {'class count: 2'})
+    assert problems('--num-classes', '2') == (1, {'label: data/meta/val.txt:2'})
 
 
 def test_the_same_picture_in_two_places_is_named(data):
@@ -85,7 +165,28 @@ def test_lists_are_checked_line_by_line(data):
     code, found = problems('--num-classes', '2')
     assert code == 1
     assert found == {'missing: data/train/cat/gone.jpg', 'label: data/meta/train.txt:5',
-                     'list: data/meta/train.txt:6', 'class missing in a split: 7'}
+                     *(f'list: data/meta/train.txt:{line}' for line in (4, 6)),
+                     'class missing in a split: 7'}
+
+
+def test_lists_are_utf_8_without_a_mark(data, capsys):
+    (data / 'meta').mkdir()
+    (data / 'meta/val.txt').write_text('cat/0.jpg 0\ndog/0.jpg 1\n', encoding='utf-8-sig')
+    assert problems() == (1, {'list: data/meta/val.txt'})
+    assert 'begins with a byte order mark' in capsys.readouterr().out
+    (data / 'meta/val.txt').write_text('ca\xf1on/0.jpg 0\n', encoding='latin-1')
+    with pytest.raises(SystemExit):
+        main(['data'])
+    assert "list 'data/meta/val.txt' is not UTF-8 at byte 2: save it" in capsys.readouterr().err
+
+
+def test_names_that_cannot_be_printed_are_escaped(data, monkeypatch):
+    (data / 'train/cat/ca\xf1on.jpg').touch()
+    screen = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, 'stdout', screen)
+    assert problems() == (1, {'empty file: data/train/cat/ca\xf1on.jpg'})
+    screen.flush()
+    assert rb'data/train/cat/ca\xf1on.jpg: 0 bytes' in screen.buffer.getvalue()
 
 
 def test_large_pictures_are_named_by_the_limit(data):
@@ -108,11 +209,26 @@ def test_several_processes_find_the_same(data):
     (['gone'], "data folder 'gone' does not exist"), (['.'], 'holds no pictures in classes'),
     (['data', '--workers', '-1'], '--workers -1 must be at least 0'),
     (['data', '--num-classes', '0'], '--num-classes 0 must be at least 1'),
-    (['data', '--report', 'data/train/cat/0.jpg/report.json'], 'cannot be written')])
-def test_wrong_arguments_are_one_line(argv, message, data, capsys):
+    (['data', '--report', 'data/train/cat/0.jpg/report.json'], 'cannot be written'),
+    (['data', '--report', 'data'], "--report 'data' is a folder: name a file")])
+def test_wrong_arguments_are_one_line(argv, message, data, capsys, monkeypatch):
+    if '--report' in argv:  # found before the scan
+        monkeypatch.setattr(check_data, 'scan', None)
     if argv == ['.']:
         data.rename(data.parent.parent / f'{data.parent.name}-elsewhere')
     with pytest.raises(SystemExit) as exit_:
         main(argv)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_problems_are_told_where_the_report_fails(data, capsys, monkeypatch):
+    def full(path, *_):
+        raise InputError(f'--report {str(path)!r} cannot be written: no space')
+    (data / 'train/cat/empty.jpg').touch()
+    monkeypatch.setattr(check_data, 'write_report', full)
+    with pytest.raises(SystemExit):
+        main(['data', '--workers', '1'])
+    told = capsys.readouterr()
+    assert 'data/train/cat/empty.jpg: 0 bytes' in told.out
+    assert 'no space' in told.err

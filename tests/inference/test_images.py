@@ -168,7 +168,7 @@ def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path):
         read_image(path)
 
 
-def test_pillow_s_own_limit_is_put_back(tmp_path):
+def test_pillow_sown_limit_is_put_back(tmp_path):
     before = Image.MAX_IMAGE_PIXELS
     read_image(saved(tmp_path, Image.new('L', (2, 2)), 'a.png'))
     assert before == Image.MAX_IMAGE_PIXELS
