@@ -1,30 +1,35 @@
 """Many pictures as few large files: parts, their indices, and a manifest that is written last.
 
-An archive is a folder. Each part has a payload and, written after it, an index with the payload's
-sum and the name, label and place of each sample; so an interrupted writer goes on where it was.
+An archive is a folder. Each part has a payload and an index with the payload's sum and the name,
+label and place of each sample; so an interrupted writer goes on where it was. The index is there
+first: a payload without one is somebody else's file, and is not written over.
 """
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmeffnet.errors import InputError, one_line
+from mmeffnet.datasets.archive_index import (
+    Sample,
+    described,
+    digest,
+    index_of,
+    is_sound,
+    is_written,
+    our_index,
+    read_json,
+    sha256,
+    write_json,
+)
+from mmeffnet.errors import InputError
 from mmeffnet.files import remove_parts, whole
 
 MANIFEST = 'archive.json'
 VERSION = 1
-BLOCK = 1 << 20
-
-
-class Sample(NamedTuple):
-    """A picture to be written: where it is read, its name in the archive and its class."""
-    path: str
-    name: str
-    label: int
+HALF = re.compile(r'\.(.+)\.\d+\.part')  # what files.whole calls a file that it writes
 
 
 class Kind(NamedTuple):
@@ -48,32 +53,29 @@ def write_archive(folder: Path, kind: Kind, samples: Sequence[Sample], per_part:
     Raises InputError where the folder holds another archive, or something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    slices = [samples[i:i + per_part] for i in range(0, len(samples), per_part)]
+    slices = {folder / f'part-{start // per_part:05d}{kind.suffix}': samples[start:start + per_part]
+              for start in range(0, len(samples), per_part)}
     manifest = dict(kind=kind.name, version=VERSION, options=kind.options, samples=len(samples),
                     per_part=per_part, classes=list(classes) if classes else None,
-                    digest=_digest([sample[1:] for sample in samples]))
-    _refuse_another(folder, manifest, len(slices), kind.suffix)
+                    digest=digest([sample[1:] for sample in samples]))
+    _refuse_another(folder, manifest)
+    _refuse_foreign(folder, kind, slices)
     remove_parts(folder)
     known = 0
-    for number, slice_ in enumerate(progress(slices, len(slices))):
-        payload = folder / f'part-{number:05d}{kind.suffix}'
-        digest = _digest([kind.options, [sample[1:] for sample in slice_]])
-        if _is_written(payload, digest):
+    for payload, slice_ in progress(slices.items(), len(slices)):
+        if is_written(payload, kind.options, slice_):
             known += 1
             continue
         with whole(payload) as part:
-            places = kind.write(part, slice_)
-            index = dict(digest=digest, sha256=sha256(part), bytes=part.stat().st_size,
-                         names=[sample.name for sample in slice_],
-                         labels=[sample.label for sample in slice_], places=places)
-        _write_json(_index(payload), index)
+            index = described(part, kind.options, slice_, kind.write)
+            (folder / MANIFEST).unlink(missing_ok=True)  # it tells of the parts as they were
+            write_json(index_of(payload), index)
     parts = []
-    for number in range(len(slices)):
-        payload = folder / f'part-{number:05d}{kind.suffix}'
-        index = _read_json(_index(payload))
-        parts.append(dict(file=payload.name, bytes=index['bytes'], sha256=index['sha256'],
+    for payload in slices:
+        index = read_json(index_of(payload))
+        parts.append(dict(file=payload.name, bytes=payload.stat().st_size, sha256=index['sha256'],
                           samples=len(index['names'])))
-    _write_json(folder / MANIFEST, dict(manifest, parts=parts))
+    write_json(folder / MANIFEST, dict(manifest, parts=parts))
     return known
 
 
@@ -93,7 +95,7 @@ class Archive:
                 f'{str(folder)!r} is no archive: it has no {MANIFEST}'
                 + ('; its writing was begun and not ended: run the tool that writes it again'
                    if begun else ''))
-        manifest = _read_json(path)
+        manifest = read_json(path)
         if (manifest.get('kind'), manifest.get('version')) != (kind, VERSION):
             raise InputError(f'{str(path)!r} is of kind {manifest.get("kind")!r}, version '
                              f'{manifest.get("version")!r}; {kind!r}, {VERSION} is wanted')
@@ -105,29 +107,26 @@ class Archive:
     def rows(self) -> Iterable[tuple[int, str, int, list[int]]]:
         """For each sample: number of its part, name, label, place."""
         for number, part in enumerate(self.parts):
-            index = _read_json(_index(self.folder / part['file']))
+            index = read_json(index_of(self.folder / part['file']))
             for row in zip(index['names'], index['labels'], index['places'], strict=True):
                 yield number, *row
 
     def verify(self, progress: Callable[[Iterable, int], Iterable] = lambda items, total: items
                ) -> list[str]:
-        """Names of the parts whose content is not what was written."""
-        return [part['file'] for part in progress(self.parts, len(self.parts))
-                if sha256(self.folder / part['file']) != part['sha256']]
+        """For each part that is not what was written, the name of its payload or its index."""
+        return [name for part in progress(self.parts, len(self.parts))
+                if (name := self._changed(part))]
 
-
-def sha256(path: Path) -> str:
-    """The sum of a file's content."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() \
-            if hasattr(hashlib, 'file_digest') else _sha256(file)
-
-
-def _sha256(file) -> str:  # Python 3.10
-    total = hashlib.sha256()
-    while block := file.read(BLOCK):
-        total.update(block)
-    return total.hexdigest()
+    def _changed(self, part: dict) -> str | None:
+        payload = self.folder / part['file']
+        if sha256(payload) != part['sha256']:
+            return payload.name
+        try:
+            index = read_json(index_of(payload))
+        except InputError:
+            index = {}
+        sound = index.get('sha256') == part['sha256'] and is_sound(index, self.options)
+        return None if sound else index_of(payload).name
 
 
 def samples_of(dataset) -> list[Sample]:
@@ -147,31 +146,25 @@ def samples_of(dataset) -> list[Sample]:
             for path, row in zip(paths, rows)]
 
 
-def _refuse_another(folder: Path, manifest: dict, parts: int, suffix: str) -> None:
+def _refuse_another(folder: Path, manifest: dict) -> None:
     path = folder / MANIFEST
     if path.is_file():
-        found = _read_json(path)
+        found = read_json(path)
         differ = [key for key in manifest if found.get(key) != manifest[key]]
         if differ:
             raise InputError(f'{str(folder)!r} holds another archive (it differs in '
                              f'{", ".join(differ)}); choose another --out')
-    known = {f'part-{n:05d}{end}' for n in range(parts) for end in (suffix, '.json')} | {MANIFEST}
+
+
+def _refuse_foreign(folder: Path, kind: Kind, slices: dict[Path, Sequence[Sample]]) -> None:
+    known = {MANIFEST, *(path.name for part in slices for path in (part, index_of(part)))}
     foreign = sorted(item.name for item in folder.iterdir()
-                     if item.name not in known and not item.match('.*.part'))
+                     if HALF.sub(r'\1', item.name) not in known)
     if foreign:
         raise InputError(f'--out {str(folder)!r} holds {foreign[0]!r}, which is no part of this '
                          'archive; choose another folder')
-
-
-def _is_written(payload: Path, digest: str) -> bool:
-    index = _index(payload)
-    if not index.is_file():
-        return False
-    found = _read_json(index)
-    if found['digest'] != digest:
-        raise InputError(f'{str(index)!r} belongs to an archive of other pictures or options; '
-                         'choose another --out, or remove that folder')
-    return payload.is_file() and sha256(payload) == found['sha256']
+    for payload, slice_ in slices.items():  # all of them, before the first is written
+        our_index(payload, kind.options, slice_)
 
 
 def _check_size(path: Path, expected: int) -> None:
@@ -183,23 +176,3 @@ def _check_size(path: Path, expected: int) -> None:
     if size != expected:
         raise InputError(f'{str(path)!r} has {size:,} bytes and was written with {expected:,}: it '
                          'is torn; remove it and run the tool that writes it again')
-
-
-def _index(payload: Path) -> Path:
-    return payload.with_suffix('.json')
-
-
-def _digest(content) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with whole(path) as part:
-        part.write_text(json.dumps(content))
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f'{str(path)!r} cannot be read: {one_line(error)}') from error

@@ -15,14 +15,16 @@ from mmeffnet.registry import DATA_SAMPLERS
 class ShardSampler(Sampler):
     """Shuffle the shards, and the samples of a few shards at a time.
 
-    Every epoch has each sample once, whatever the number of processes; each process reads
-    neighbouring shards and no others. With ``window`` equal to the number of shards the order is
-    as random as ``DefaultSampler``'s.
+    Every epoch has each sample once, whatever the number of processes. Each process has a run of
+    the mixed samples, so it reads the windows in which its run lies, and shares those at both ends
+    with its neighbours. With ``window`` equal to the number of shards the order is as random as
+    ``DefaultSampler``'s.
 
     Args:
         dataset: ``ShardedImages`` with all its samples.
         window (int): Shards whose samples are mixed. Defaults to 16.
-        shuffle (bool): False takes the samples as they lie. Defaults to True.
+        shuffle (bool): False takes the samples as they lie, and gives them to the processes in
+            turn, as ``DefaultSampler`` does: so MMEngine puts results together. Defaults to True.
         seed (int, optional): The same in all processes. Defaults to one that they agree on.
         round_up (bool): Repeat some samples so that all processes have the same number. Defaults
             to True.
@@ -46,16 +48,20 @@ class ShardSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         order = self._order()
-        share = math.ceil(len(order) / self._processes)
-        mine = range(self._rank * share, (self._rank + 1) * share)
-        if not self._round_up:
-            mine = range(min(mine.start, len(order)), min(mine.stop, len(order)))
-        return (int(order[place % len(order)]) for place in mine)
+        return (int(order[place % len(order)]) for place in self._places())
 
     def __len__(self) -> int:
+        return len(self._places())
+
+    def _places(self) -> range:
+        """The places in the order that are this process's; those past its end begin it anew."""
         total = sum(self._sizes)
         share = math.ceil(total / self._processes)
-        return share if self._round_up else max(0, min(share, total - self._rank * share))
+        end = share * self._processes if self._round_up else total
+        if not self._shuffle:
+            # MMEngine takes one result of each process in turn, and cuts what was repeated.
+            return range(self._rank, end, self._processes)
+        return range(min(self._rank * share, end), min((self._rank + 1) * share, end))
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch has another order."""

@@ -1,4 +1,6 @@
 """What loading workers have met, counted in one place and named in the log of the main process."""
+from __future__ import annotations
+
 import multiprocessing
 from collections.abc import Iterator
 
@@ -6,11 +8,18 @@ WAITING = 50  # lines that a pipe surely holds; while nobody reads them more are
 
 
 class Tally:
-    """A count and lines that processes share. It is made before the workers are started."""
+    """A count and lines that processes share. It is made before the workers are started.
+
+    A copy is the same tally: what holds one may be copied, and is counted once.
+    """
 
     def __init__(self):
-        self._count, self._waiting = multiprocessing.Value('l', 0), multiprocessing.Value('l', 0)
-        self._lines = multiprocessing.SimpleQueue()
+        context = multiprocessing.get_context('spawn')  # its locks serve forked workers too
+        self._count, self._waiting = context.Value('l', 0), context.Value('l', 0)
+        self._lines = context.SimpleQueue()
+
+    def __deepcopy__(self, memo: dict) -> Tally:
+        return self
 
     @property
     def count(self) -> int:

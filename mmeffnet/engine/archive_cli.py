@@ -86,8 +86,8 @@ def _run(args: Namespace, kind: str, make) -> int:
 def _check(archive: Archive, progress) -> int:
     bad = archive.verify(progress)
     for name in bad:
-        print(f'{archive.folder / name} is not what was written: remove it, and give the command '
-              'that wrote it again')
+        print(f'{archive.folder / name} is not what was written: remove {Path(name).stem}.* '
+              'there, and give the command that wrote it again')
     print(f'{len(archive.parts) - len(bad):,} of {len(archive.parts):,} parts are as written')
     return 1 if bad else 0
 
@@ -100,10 +100,22 @@ def _dataset(config: str, split: str):
         raise InputError(f'config {config!r} has no {split}_dataloader')
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     try:
-        return DATASETS.build(dict(loader['dataset'], pipeline=[]))
+        return DATASETS.build(_without_pipeline(loader['dataset']))
     except Exception as error:
         raise InputError(f'{split}_dataloader.dataset cannot be built: '
                          f'{explain(error, cfg)}') from error
+
+
+def _without_pipeline(dataset: dict) -> dict:
+    """The config of a data set with an empty pipeline, or of a wrapper around such ones."""
+    inner = {}
+    if 'dataset' in dataset:
+        inner['dataset'] = _without_pipeline(dataset['dataset'])
+    if 'datasets' in dataset:
+        inner['datasets'] = [*map(_without_pipeline, dataset['datasets'])]
+    if not inner or 'pipeline' in dataset:
+        inner['pipeline'] = []
+    return dict(dataset, **inner)
 
 
 def _at_least_one(args: Namespace, *names: str) -> None:

@@ -1,4 +1,5 @@
 """Archives of packed pictures and of shards: what is read is what was in the folder."""
+import copy
 import json
 import os
 import pickle
@@ -76,6 +77,21 @@ def test_shards_are_the_files_of_the_folder(config):
         assert b['img_path'].endswith('#' + a['img_path'].split('pictures/')[1])
 
 
+@pytest.mark.parametrize(('wrapped', 'count'), [
+    ('dict(type="ConcatDataset", datasets=[{0}, {0}])', 2 * COUNT),
+    ('dict(type="RepeatDataset", times=2, dataset={0})', 2 * COUNT),
+    ('dict(type="KFoldDataset", num_splits=11, dataset={0})', COUNT - 1),
+    ('dict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[{0}]))',
+     2 * COUNT)])
+def test_data_sets_in_others_are_written(config, wrapped, count):
+    inner = ('dict(type="CustomDataset", pipeline=[dict(type="nothing")], '
+             f'data_root={str(Path(config).parent / "pictures")!r})')
+    Path(config).write_text(f'train_dataloader = dict(dataset={wrapped.format(inner)})')
+    ours = opened('shard', written(config, 'shard'))
+    assert len(ours) == count
+    assert ours.metainfo['classes'] == ('cat', 'dog')
+
+
 def test_webdataset_reads_the_shards(config):
     webdataset = pytest.importorskip('webdataset')
     folder = written(config, 'shard')
@@ -127,7 +143,7 @@ def test_a_writer_that_was_interrupted_goes_on(config, monkeypatch, name, capsys
     whole = written(config, name)
     expected = {path.name: path.read_bytes() for path in whole.iterdir()}
     (whole / 'archive.json').unlink()
-    (whole / 'part-00001.json').unlink()           # killed between payload and index
+    (whole / f'part-00001.{TOOLS[name][2]}').unlink()  # killed between index and payload
     (whole / f'.part-00002.{TOOLS[name][2]}.17.part').write_bytes(b'half')
     payload = whole / f'part-00002.{TOOLS[name][2]}'
     payload.write_bytes(payload.read_bytes()[:-1])  # a disk that was full
@@ -153,6 +169,65 @@ def test_nothing_is_written_over_what_is_there(config, name, capsys):
     assert (folder / 'part-00000.json').is_file()
 
 
+@pytest.mark.parametrize('name', TOOLS)
+@pytest.mark.parametrize(('file', 'content', 'words'), [
+    ('part-00002.{}', 'mine', "part-00002.{}' has no index 'part-00002.json', so it may be any"),
+    ('part-00002.json', '{{"a": 1}}', 'belongs to an archive of other pictures or options'),
+    ('part-00002.json', 'mine', "part-00002.json' cannot be read: Expecting value"),
+    ('part-00002.json', '[1]', 'it holds no JSON object; choose another --out, or remove part-0'),
+    ('archive.json', '[1]', "archive.json' cannot be read: it holds no JSON object"),
+    ('.mine.part', 'mine', "holds '.mine.part', which is no part of this archive")])
+def test_files_of_others_are_kept(config, name, file, content, words, capsys):
+    file, content, words = (text.format(TOOLS[name][2]) for text in (file, content, words))
+    folder = Path(config).parent / name
+    folder.mkdir()
+    (folder / file).write_text(content)
+    refused(name, config, '--out', folder, '--images-per-part', 4)
+    assert words in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(file, content)]
+
+
+def killed(config, name, file):
+    """Write an archive until ``file`` would take its name."""
+    replace = Path.replace
+
+    def kill(path, target):
+        if target.name == file.format(TOOLS[name][2]):
+            raise KeyboardInterrupt
+        return replace(path, target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, 'replace', kill)
+        with pytest.raises(KeyboardInterrupt):
+            written(config, name)
+
+
+@pytest.mark.parametrize('name', TOOLS)
+@pytest.mark.parametrize('file', ['part-00001.json', 'part-00001.{}', 'archive.json'])
+def test_a_writer_that_is_killed_at_any_file_goes_on(config, name, file):
+    killed(config, name, file)
+    assert len(opened(name, written(config, name))) == COUNT
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_picture_that_was_repaired_is_written_anew(config, name, capsys):
+    folder = written(config, name)
+    before = [sample.get('img') for sample in opened(name, folder)]
+    source = Path(folder_of(config)[5]['img_path'])
+    Image.fromarray(data.chelsea()[:90, :90]).save(source)
+    killed(config, name, 'part-00001.{}')
+    with pytest.raises(InputError, match='its writing was begun and not ended'):
+        opened(name, folder)
+    capsys.readouterr()
+    written(config, name)
+    assert '2 of them there before' in capsys.readouterr().out
+    ours = opened(name, folder)
+    if name == 'shard':
+        assert fileio.get(ours[5]['img_path']) == source.read_bytes()
+    else:
+        assert ours[5]['img_shape'] == (90, 90) != before[5].shape[:2]
+    assert TOOLS[name][0](['--check', str(folder)]) == 0
+
+
 def test_other_options_are_another_archive(config, capsys):
     folder = written(config, 'pack')
     (folder / 'archive.json').unlink()
@@ -171,6 +246,61 @@ def test_sums_are_checked_when_asked(config, name, capsys):
     path.write_bytes(content)
     assert TOOLS[name][0](['--check', str(folder)]) == 1
     assert f'{path} is not what was written' in capsys.readouterr().out
+
+
+def change(key, value):
+    def changed(path):
+        index = json.loads(path.read_text())
+        path.write_text(json.dumps(dict(index, **{key: value(index[key])})))
+    return changed
+
+
+@pytest.mark.parametrize('name', TOOLS)
+@pytest.mark.parametrize('spoil', [
+    change('labels', lambda labels: [1 - label for label in labels]),
+    change('names', lambda names: names[::-1]), change('names', lambda names: names[1:]),
+    change('places', lambda places: places[::-1]), change('sha256', lambda _: 'another')])
+def test_a_changed_index_is_named_when_asked_and_written_anew(config, name, spoil, capsys):
+    path = written(config, name) / 'part-00001.json'
+    expected = path.read_bytes()
+    spoil(path)
+    assert TOOLS[name][0](['--check', str(path.parent)]) == 1
+    told = capsys.readouterr().out
+    assert f'{path} is not what was written: remove part-00001.* there, and give' in told
+    assert '2 of 3 parts are as written' in told
+    written(config, name)
+    assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize('name', TOOLS)
+@pytest.mark.parametrize('spoil', [Path.unlink, lambda path: path.write_text('{')])
+def test_a_lost_index_is_named_when_asked(config, name, spoil, capsys):
+    path = written(config, name) / 'part-00001.json'
+    expected = path.read_bytes()
+    spoil(path)
+    assert TOOLS[name][0](['--check', str(path.parent)]) == 1
+    assert f'{path} is not what was written: remove part-00001.*' in capsys.readouterr().out
+    refused(name, config, '--out', path.parent, '--images-per-part', 4)
+    for file in [*path.parent.glob('part-00001.*')]:  # as it says
+        file.unlink()
+    written(config, name)
+    assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_archives_of_earlier_versions_are_read_and_kept(config, name, capsys):
+    folder = written(config, name)
+    for path in folder.glob('part-*.json'):
+        index = json.loads(path.read_text())
+        del index['places_digest'], index['source_bytes']
+        path.write_text(json.dumps(index))
+    assert len(opened(name, folder)) == COUNT
+    assert TOOLS[name][0](['--check', str(folder)]) == 0
+    capsys.readouterr()
+    written(config, name)
+    assert '3 of them there before' in capsys.readouterr().out
+    change('labels', lambda labels: [1 - label for label in labels])(folder / 'part-00000.json')
+    assert TOOLS[name][0](['--check', str(folder)]) == 1
 
 
 @pytest.mark.parametrize('name', TOOLS)
@@ -225,14 +355,24 @@ def test_a_picture_that_cannot_be_packed_is_named(config, capsys):
     assert left in ([], ['part-00000.bin', 'part-00000.json'])  # no half of a part
 
 
+@pytest.mark.parametrize('context', ['fork', 'spawn', 'forkserver'])
 @pytest.mark.parametrize('name', TOOLS)
-def test_workers_read_the_same(config, name):
+def test_workers_read_the_same(config, name, context):
     step = dict(type='mmeffnet.LoadRandomCrop', scale=16)
     dataset = opened(name, written(config, name), pipeline=[step])
     dataset.prepare_data(0)  # files are open in this process
-    there = DataLoader(dataset, None, num_workers=2, multiprocessing_context='fork')
+    there = DataLoader(dataset, None, num_workers=2 if context == 'fork' else 1,
+                       multiprocessing_context=context)
     assert [(row['gt_label'], *row['ori_shape']) for row in there] == [
         (row['gt_label'], *row['ori_shape']) for row in dataset]
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_data_set_is_copied_and_cut(config, name):
+    dataset = opened(name, written(config, name))
+    assert len(copy.deepcopy(dataset)) == COUNT
+    part = dataset.get_subset([7, 2])
+    assert [sample['gt_label'] for sample in part] == [dataset[i]['gt_label'] for i in (7, 2)]
 
 
 def test_a_spawned_worker_is_not_sent_the_pixels(config):
@@ -325,54 +465,6 @@ def test_many_shards_keep_few_files_open(shard, monkeypatch):
     for sample in dataset:
         fileio.get(sample['img_path'])
     assert len(shards._files) == 1
-
-
-# The order of the samples
-
-class Sized:
-    def __init__(self, *sizes):
-        self.shard_sizes = sizes
-
-    def __len__(self):
-        return sum(self.shard_sizes)
-
-
-def orders(dataset, monkeypatch, processes, epoch=0, **options):
-    found = []
-    for rank in range(processes):
-        monkeypatch.setattr('mmeffnet.datasets.shard_sampler.get_dist_info',
-                            lambda rank=rank: (rank, processes))
-        sampler = ShardSampler(dataset, seed=1, **options)
-        sampler.set_epoch(epoch)
-        found.append([*sampler])
-        assert len(found[-1]) == len(sampler)
-    return found
-
-
-@pytest.mark.parametrize('processes', [1, 2, 3, 5])
-@pytest.mark.parametrize('window', [1, 2, 9])
-def test_an_epoch_has_each_sample_once(monkeypatch, processes, window):
-    dataset = Sized(7, 1, 12, 5, 9, 4)
-    found = orders(dataset, monkeypatch, processes, window=window, round_up=False)
-    assert sorted(sum(found, [])) == [*range(len(dataset))]
-    rounded = orders(dataset, monkeypatch, processes, window=window)
-    assert len({len(order) for order in rounded}) == 1
-    assert {*sum(rounded, [])} == {*range(len(dataset))}
-    assert len(sum(rounded, [])) - len(dataset) < processes
-
-
-def test_samples_of_a_window_are_mixed_and_epochs_differ(monkeypatch):
-    dataset = Sized(*[10] * 8)
-    order, = orders(dataset, monkeypatch, 1, window=2)
-    for first in range(0, 80, 20):
-        assert len({sample // 10 for sample in order[first:first + 20]}) == 2
-        assert len({sample // 10 for sample in order[first:first + 10]}) == 2
-    assert order == orders(dataset, monkeypatch, 1, window=2)[0]
-    assert order != orders(dataset, monkeypatch, 1, epoch=1, window=2)[0]
-    assert orders(dataset, monkeypatch, 1, shuffle=False)[0] == [*range(80)]
-    # Each of four processes reads a quarter of the shards.
-    assert all(len({sample // 10 for sample in part}) == 2
-               for part in orders(dataset, monkeypatch, 4, window=2))
 
 
 def test_the_sampler_refuses_what_has_no_shards(shard):
