@@ -28,13 +28,20 @@ def checkpoint(tiny_config, tmp_path):
 
 def test_a_checkpoint_of_another_variant_is_named(fails, configs, tmp_path):
     weights = {f'backbone.{k}': v for k, v in EfficientNet(arch='b1').state_dict().items()}
-    torch.save(dict(state_dict=weights), tmp_path / 'b1.pth')
+    torch.save(dict(state_dict=weights, optimizer={}), tmp_path / 'b1.pth')
     config = configs / 'quickstart/efficientnet-b0_digits.py'
     for argv in ([cli.test_parser, config, 'b1.pth'],
                  [cli.train_parser, config, '--cfg-options', 'load_from=b1.pth'],
                  [cli.train_parser, config, '--resume', 'b1.pth']):
         message = fails(*argv)
         assert "'b1.pth' is of variant 'b1', and the config builds 'b0'" in message
+
+
+def test_weights_alone_are_not_resumed(fails, tiny_config, checkpoint):
+    """Of the best checkpoint the counters would go on, and the schedule would begin anew."""
+    message = fails(cli.train_parser, tiny_config(), '--resume', checkpoint)
+    assert f'checkpoint {str(checkpoint)!r} has no optimizer' in message
+    assert 'give load_from in place of --resume' in message
 
 
 def test_a_checkpoint_without_the_head_is_no_classifier(fails, tiny_config, checkpoint):

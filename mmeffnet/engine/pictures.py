@@ -60,6 +60,8 @@ class PicturesHook(Hook):
         # Drawn anew every epoch: a run that is stopped early leaves its pictures too.
         self._draw_confusion(runner, runner.val_dataloader)
         if self._training:
+            runner.message_hub.update_scalar(
+                plots.VALIDATED, runner.iter / len(runner.train_dataloader))
             self._draw_curve(runner)
         else:
             self._say(runner)

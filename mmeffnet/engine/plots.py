@@ -10,13 +10,15 @@ from mmeffnet.files import whole
 
 MOST_CLASSES = 40  # labels of more classes cannot be read
 MOST_NUMBERS = 20  # nor the counts inside the cells
+VALIDATED = 'epoch_of_validation'
 BLUE, ORANGE = '#0072B2', '#D55E00'  # told apart by every kind of colour vision
 
 
 def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Path) -> bool:
     """Draw training loss, validation accuracy and learning rate over epochs.
 
-    scalars: MMEngine's history by name, each (values, counts). Returns whether there was
+    scalars: MMEngine's history by name, each (values, counts), and under ``VALIDATED`` the epochs
+    that had passed at each validation. Returns whether there was
     anything to draw.
     """
     panels = [(name, colour, title) for name, colour, title in (
@@ -31,9 +33,10 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
                                            panels):
         values = np.asarray(scalars[name][0], dtype=float)
         if name.startswith('val/'):
-            # The last epoch ends where the training has come to.
-            done = len(scalars['train/loss'][0]) / steps_per_epoch
-            epochs = np.linspace(done / len(values), done, len(values))
+            epochs = np.asarray(scalars.get(VALIDATED, ((), ()))[0], dtype=float)
+            if len(epochs) != len(values):  # of an earlier version, which noted none
+                done = len(scalars['train/loss'][0]) / steps_per_epoch
+                epochs = np.linspace(done / len(values), done, len(values))
             axes.plot(epochs, values, 'o-', color=colour, markersize=4)
             best = int(np.nanargmax(values))
             title += f', best {values[best]:.2f} in epoch {epochs[best]:g}'

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmeffnet.engine.saving import newest_checkpoint
+from mmeffnet.errors import InputError
 from mmeffnet.weights.catalog import CATALOG, get_entry
-from mmeffnet.weights.files import kind_of_file
+from mmeffnet.weights.files import kind_of_file, read_checkpoint
 from mmeffnet.weights.settings import apply, mismatch, norm_mismatch
 from mmeffnet.weights.sources import REGISTERED, published, read_state
 
@@ -71,6 +72,11 @@ def for_training(cfg: Config) -> str | None:
             cfg.resume = False
         elif '://' not in path:
             read_state(path)
+            if kind_of_file(path) != 'torch' or 'optimizer' not in read_checkpoint(path):
+                # Its counters would go on, and schedule and optimizer begin anew.
+                raise InputError(f'checkpoint {path!r} has no optimizer, so that nothing can be '
+                                 'resumed from it: give load_from in place of --resume, or one '
+                                 'that the training wrote to be resumed, such as epoch_N.pth')
         return path
     _whole_model(cfg)
     if cfg.get('load_from'):

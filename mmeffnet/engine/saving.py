@@ -88,9 +88,11 @@ class CheckpointHook(MMEngineCheckpointHook):
 
 
 def newest_checkpoint(folder: Path | str) -> Path | None:
-    """The checkpoint in ``folder`` with the most iterations that can be resumed, or None.
+    """Of the checkpoints in ``folder`` that can be resumed, the one of the latest run with the most
+    iterations, or None.
 
-    Torn files are named in a warning and passed over.
+    A run that began anew in the folder may have fewer than what an earlier one left there. Torn
+    files are named in a warning and passed over.
     """
     found = []
     for path in sorted(Path(folder).glob('*.pth')):
@@ -102,8 +104,10 @@ def newest_checkpoint(folder: Path | str) -> Path | None:
             continue
         # Those for use only, such as the best, lack the optimizer.
         if isinstance(content, dict) and 'optimizer' in content:
-            found.append((content['meta']['iter'], path.stat().st_mtime_ns, path))
-    for _, _, path in sorted(found, reverse=True):
+            meta = content['meta']
+            begun = str(meta.get('experiment_name', ''))[-len('YYYYMMDD_hhmmss'):]
+            found.append((begun, meta['iter'], path.stat().st_mtime_ns, path))
+    for *_, path in sorted(found, reverse=True):
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
         if damaged is None:

@@ -34,6 +34,14 @@ def test_the_learning_curve_shows_loss_accuracy_and_rate_over_epochs(drawn, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ['curve.png']
 
 
+def test_validations_are_drawn_at_the_epochs_they_were_made(drawn, tmp_path):
+    scalars = {'train/loss': (np.ones(60), None), 'val/accuracy/top1': (np.array([80., 50.]), None),
+               plots.VALIDATED: (np.array([5., 6.]), None)}
+    plots.learning_curve(scalars, 10, tmp_path / 'curve.png')
+    assert drawn[0].axes[1].get_title() == 'Validation, best 80.00 in epoch 5'
+    assert drawn[0].axes[1].lines[0].get_xdata().tolist() == [5, 6]
+
+
 def test_nothing_to_draw_draws_nothing(drawn, tmp_path):
     assert plots.learning_curve({}, 10, tmp_path / 'curve.png') is False
     assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,10 @@ from mmeffnet.errors import RunError
 from mmeffnet.files import whole
 
 
-def checkpoint(folder, iteration, name=None, **more):
+def checkpoint(folder, iteration, name=None, begun='20260102_030405', **more):
     path = folder / (name or f'iter_{iteration}.pth')
-    torch.save(dict(state_dict=dict(w=torch.rand(1000)), meta=dict(iter=iteration),
+    torch.save(dict(state_dict=dict(w=torch.rand(1000)),
+                    meta=dict(iter=iteration, experiment_name=f'config_{begun}'),
                     optimizer={}, **more), path)
     return path
 
@@ -23,6 +24,13 @@ def test_the_newest_has_the_most_iterations_whatever_its_name(tmp_path):
     newest = checkpoint(tmp_path, 100, 'interrupted.pth')
     checkpoint(tmp_path, 20, 'iter_20.pth')
     torch.save(dict(state_dict={}, meta=dict(iter=200)), tmp_path / 'best.pth')
+    assert saving.newest_checkpoint(tmp_path) == newest
+
+
+def test_a_run_that_began_anew_is_not_taken_for_the_one_before(tmp_path):
+    newest = checkpoint(tmp_path, 12, 'interrupted.pth', '20260102_040000')
+    checkpoint(tmp_path, 8, 'epoch_1.pth', '20260102_040000')
+    checkpoint(tmp_path, 24, 'epoch_3.pth')  # copied, perhaps, after the other
     assert saving.newest_checkpoint(tmp_path) == newest
 
 
