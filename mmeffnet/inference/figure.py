@@ -1,6 +1,8 @@
 """The figure of class-activation maps: the photograph, and each network's map beside it."""
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from mmeffnet.files import whole
 from mmeffnet.inference.drawing import FAINT, INK, fitted, percent, short_name
+from mmeffnet.inference.files import Places
 
 # Inches: the side of a map, the titles above it, gaps, and the room for the colour scale.
 SIDE, TITLES, GAP, SCALE = 3.0, 0.78, 0.22, 1.0
@@ -24,14 +27,27 @@ DPI = 130
 COLOURS = 'inferno'  # brightness rises with the value: readable without colour
 
 
-def save_figure(image: Image.Image, explanations: Sequence, path: Path) -> None:
+def save_figure(image: Image.Image, explanations: Sequence, path: Path, mark: str = '') -> None:
     """Write the figure as PNG, whole or not at all.
 
     explanations: :class:`mmeffnet.inference.maps.Explanation`, one for each network.
+    mark: what the file says of whose figure it is, see ``place_of_figure``.
     """
     figure = draw_figure(image, explanations)
     with whole(path) as part:
-        figure.savefig(part, dpi=DPI, format='png')
+        figure.savefig(part, dpi=DPI, format='png', metadata=dict(Comment=mark) if mark else None)
+
+
+def place_of_figure(folder: Path, picture: Path) -> tuple[Path, str]:
+    """The file for a picture's figure, and the mark in it that says whose it is.
+
+    That is NAME_maps.png, or NAME_maps-2.png where that is another picture's: only a figure
+    of the same picture is replaced.
+    """
+    # A hash, since figures are passed on, and nobody has to know the folders of others.
+    whose = hashlib.sha256(os.fsencode(os.path.realpath(picture))).hexdigest()[:16]
+    mark = f'mmeffnet explain {whose}'
+    return Places(folder, '.png', [picture], mark).place(Path(f'{picture.stem}_maps.png')), mark
 
 
 def draw_figure(image: Image.Image, explanations: Sequence) -> Figure:

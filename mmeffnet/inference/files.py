@@ -4,13 +4,15 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from mmeffnet.errors import InputError
 from mmeffnet.files import whole
-from mmeffnet.inference.images import SUFFIXES
+from mmeffnet.inference.images import SUFFIXES, own_limit
 
 ANNOTATED = 'annotated'  # the folder of pictures, beside the tables of a run
 TABLES = ('predictions.csv', 'predictions.json', 'failed.csv')
@@ -72,11 +74,16 @@ def _files_below(folder: Path, own: Path) -> Iterator[Path]:
 
 
 class Places:
-    """Gives each picture a file of its own below one folder."""
+    """Gives each picture a file of its own below one folder.
 
-    def __init__(self, out: Path, suffix: str):
-        self.out, self.suffix = out, suffix
-        self.taken: set[str] = set()
+    kept: the pictures that are read, which are no place for any. mark: what the files to come
+    will say of themselves; a file that is there and says something else is left alone.
+    """
+
+    def __init__(self, out: Path, suffix: str, kept: Iterable[Path] = (), mark: str = ''):
+        self.out, self.suffix, self.mark = out, suffix, mark
+        # A link is kept, and what it leads to.
+        self.taken = {_spot(path) for one in kept for path in (one, Path(os.path.realpath(one)))}
 
     def place(self, below: Path) -> Path:
         """Where the picture of ``below`` goes: 'a/cat.png' to 'OUT/a/cat.jpg', or cat-2.jpg."""
@@ -84,18 +91,33 @@ class Places:
         while True:
             ending = f'-{number}' if number > 1 else ''
             path = self.out / below.parent / f'{below.stem}{ending}{self.suffix}'
-            # Some file systems do not tell capitals from small letters.
-            if str(path).casefold() not in self.taken:
-                self.taken.add(str(path).casefold())
+            if _spot(path) not in self.taken and (
+                    not os.path.lexists(path) or mark_of(path) == self.mark):
+                self.taken.add(_spot(path))
                 return path
             number += 1
+
+
+def mark_of(path: Path) -> str | None:
+    """The comment in a JPEG or PNG file, None where there is none or the file is another."""
+    try:
+        with own_limit(), Image.open(path, formats=['JPEG', 'PNG']) as image:
+            comment = image.info.get('comment', image.info.get('Comment'))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return comment.decode('utf-8', 'replace') if isinstance(comment, bytes) else comment
+
+
+def _spot(path: Path) -> str:
+    """Equal for paths that are one file: some file systems do not tell capitals apart."""
+    return os.path.join(os.path.realpath(path.parent), path.name).casefold()
 
 
 class Tables:
     """predictions.csv, predictions.json and failed.csv of a run, in ``out``.
 
     Rows are written as they come, to a file beside: a run that is killed leaves
-    '.predictions.csv.part'. The finished files appear together in ``close``.
+    '.predictions.csv.PROCESS.part'. The finished files appear together in ``close``.
     """
     COLUMNS = ('file', 'rank', 'index', 'name', 'probability')
 
@@ -104,7 +126,7 @@ class Tables:
         self.images: list[dict] = []
         self.failed: list[dict] = []
         out.mkdir(parents=True, exist_ok=True)
-        self.part = out / '.predictions.csv.part'
+        self.part = out / f'.predictions.csv.{os.getpid()}.part'
         self._file = self.part.open('w', newline='', encoding='utf-8')
         self._rows = csv.writer(self._file)
         self._rows.writerow(self.COLUMNS)

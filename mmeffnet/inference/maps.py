@@ -119,7 +119,7 @@ def _borrowed(model: nn.Module):
 def _explanation(network: Network, image, method_class, wanted) -> Explanation:
     tensor = network.settings.tensor(image).to(network.device)
     with torch.inference_mode():
-        shares = network.model(tensor[None]).softmax(1)[0].cpu()
+        shares = network.shares(tensor[None])[0]
     best = int(shares.argmax())
     index = best if wanted is None else find_class(network.names, wanted)
     heat = activation_map(network.model, network.model.backbone.layers[-1], tensor, index,

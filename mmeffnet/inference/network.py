@@ -1,6 +1,7 @@
 """A classifier built from published weights, with the preprocessing they were trained for."""
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,14 @@ class Network:
     title: str
     source: str
     device: torch.device
+
+    def shares(self, batch: torch.Tensor) -> torch.Tensor:
+        """(N, classes) probabilities on the CPU; InputError where they are no numbers."""
+        shares = self.model(batch).softmax(1).cpu()
+        if not shares.isfinite().all():
+            raise InputError(f"{self.source}: the network's output is no number: the weights are "
+                             'damaged or diverged: take an earlier or another file')
+        return shares
 
 
 def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str = 'pil',
@@ -116,7 +125,7 @@ def find_class(names: Sequence[str], wanted) -> int:
 
     Raises InputError where there is none, naming the nearest, and where there are several.
     """
-    if str(wanted).strip().lstrip('-').isdigit():
+    if re.fullmatch('-?[0-9]+', str(wanted).strip()):  # str.isdigit() takes a superscript too
         index = int(wanted)
         if not 0 <= index < len(names):
             raise InputError(f'class {index} does not exist: there are 0 to {len(names) - 1}')
@@ -173,7 +182,8 @@ def _build(weights) -> Classifier:
 
 def _names_in(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        # Editors of Windows begin a file with a byte order mark, which is no part of a name.
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'class file {str(path)!r} cannot be read: {one_line(error)}') from error
     return tuple(line.strip() for line in lines if line.strip())

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -83,7 +84,7 @@ class Predictor:
         for source in images:
             try:
                 image = as_image(source)
-                tensors.append(self.network.settings.tensor(image))
+                tensors.append(self._tensor(image, source))
                 waiting.append(Outcome(source, _for_showing(image)))
             except ImageError as error:
                 waiting.append(Outcome(source, error=error))
@@ -99,10 +100,17 @@ class Predictor:
         device = self.network.device
         batch = torch.stack(list(tensors)).to(device, memory_format=torch.channels_last)
         try:
-            return self.network.model(batch).softmax(1).cpu()
+            return self.network.shares(batch)
         except torch.OutOfMemoryError:
             raise InputError(f'{len(batch)} pictures at once do not fit into the memory of '
                              f'{device}: choose a smaller batch size') from None
+
+    def _tensor(self, image: Image.Image, source) -> torch.Tensor:
+        try:
+            return self.network.settings.tensor(image)
+        except cv2.error as error:  # the crop of a strip one pixel wide is empty
+            raise ImageError(source, f"the resampler 'cv2' cannot take {image.width} x "
+                             f"{image.height} pixels: 'pil' can") from error
 
     def _finish(self, waiting: list[Outcome], tensors: list[torch.Tensor],
                 topk: int) -> Iterator[Outcome]:

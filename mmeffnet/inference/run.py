@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import warnings
 from argparse import Namespace
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from rich.text import Text
 
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
-from mmeffnet.inference.files import ANNOTATED, Places, Tables, collect, printable
+from mmeffnet.inference.files import ANNOTATED, Found, Places, Tables, collect, printable
 from mmeffnet.inference.images import read_image
 
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C has ended
+MARK = 'mmeffnet predict'  # in our annotated pictures, which alone are replaced
 FEW = 10  # failures that are named once more at the end
 
 
@@ -33,7 +35,7 @@ def predict(args: Namespace) -> int:
             from mmeffnet.inference.predictor import Predictor
         predictor = Predictor(args.weights, device=args.device, batch_size=args.batch_size,
                               resampler=args.resampler, classes=args.classes)
-        report = Report(out, predictor, found.left_alone, pictures=not args.no_pictures)
+        report = Report(out, predictor, found, pictures=not args.no_pictures)
         try:
             with report.running(len(found.pictures)) as advance:
                 outcomes = predictor.stream((path for path, _ in found.pictures), args.topk)
@@ -57,14 +59,15 @@ def _quiet_imports():
 class Report:
     """Prints and writes outcomes, one after the other, and sums up at the end."""
 
-    def __init__(self, out: Path, predictor, left_alone: int, pictures: bool):
+    def __init__(self, out: Path, predictor, found: Found, pictures: bool):
         self.console = terminal(sys.stdout)
         network = predictor.network
-        self.title, self.left_alone = network.title, left_alone
+        self.title, self.left_alone = network.title, found.left_alone
         self.tables = Tables(out, weights=network.source, network=network.variant,
                              resolution=network.settings.resolution,
                              resampler=network.settings.resampler)
-        self.places = Places(out / ANNOTATED, '.jpg') if pictures else None
+        self.places = Places(out / ANNOTATED, '.jpg',
+                             [path for path, _ in found.pictures], MARK) if pictures else None
 
     def add(self, outcome, place: Path) -> None:
         """Print one outcome and write its picture; a failure is named and counted."""
@@ -107,7 +110,7 @@ class Report:
                           printable(Path(outcome.source).name))
         with whole(picture) as part:
             # Full colour resolution: small coloured letters would be smeared.
-            drawn.save(part, 'JPEG', quality=92, subsampling=0)
+            drawn.save(part, 'JPEG', quality=92, subsampling=0, comment=MARK)
 
     def _fail(self, source, reason: str) -> None:
         self.tables.fail(source, reason)
@@ -147,9 +150,7 @@ def output_folder(out: str) -> Path:
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole(folder / '.trial') as part:
-            part.touch()
-        (folder / '.trial').unlink()
+        tempfile.NamedTemporaryFile(dir=folder).close()  # under a name that nobody has
     except OSError as error:
         raise InputError(f'--out {printable(out)}: nothing can be written there '
                          f'({error.strerror or error})') from error
@@ -170,11 +171,13 @@ def explain(args: Namespace) -> int:
         image = read_image(args.image)
         with _quiet_imports():
             from mmeffnet.inference import maps
+            from mmeffnet.inference.figure import place_of_figure, save_figure
         maps.check_weights(args.weights)
-        path = folder / f'{Path(args.image).stem}_maps.png'
         console = terminal(sys.stdout)
         found = maps.explain(image, args.weights, method=args.method, wanted=args.wanted,
-                             device=args.device, classes=args.classes, out=path)
+                             device=args.device, classes=args.classes)
+        path, mark = place_of_figure(folder, Path(args.image))
+        save_figure(image, found, path, mark)
         for one in found:
             console.print(Text(f'{one.title} ({printable(one.source)})', 'bold'))
             console.print(_bars([one.prediction], console.width))

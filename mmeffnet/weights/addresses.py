@@ -1,6 +1,7 @@
 """Addresses of weights: on the web, in PyTorch's libraries, in packages."""
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tarfile
@@ -31,20 +32,28 @@ def download(address: str) -> Path:
     An archive is unpacked beside it. Raises InputError where it cannot be fetched, or where
     hash or size are not those that the catalog has for the address.
     """
-    name = Path(address).name.partition('?')[0]
-    if not name.endswith('.pth'):
-        # TensorFlow's sets differ by folder: ckpts/efficientnet-b0.tar.gz, advprop/...
-        name = f'{Path(address).parent.name}-{name}'
-    path = Path(torch.hub.get_dir(), 'checkpoints', name)
+    path, entry = cached(address), identify(address)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         print_log(f'Downloading {address} to {path}', 'current')
         with _fetching(address):
             torch.hub.download_url_to_file(address, str(path))
-    entry = identify(address)
     if entry:
         verify(path, entry)
     return _unpacked(path) if path.name.endswith('.tar.gz') else path
+
+
+def cached(address: str) -> Path:
+    """Where PyTorch's cache has the file behind an address."""
+    place, entry = Path(address.partition('?')[0]), identify(address)
+    name = place.name
+    if not (entry and (entry.digest or entry.address == address)):
+        # Anybody's files are called best.pth or model.safetensors, and no hash tells them apart.
+        name = f'{hashlib.sha256(address.encode()).hexdigest()[:8]}-{name}'
+    elif not name.endswith('.pth'):
+        # TensorFlow's sets differ by folder: ckpts/efficientnet-b0.tar.gz, advprop/...
+        name = f'{place.parent.name}-{name}'
+    return Path(torch.hub.get_dir(), 'checkpoints', name)
 
 
 def _unpacked(archive: Path) -> Path:

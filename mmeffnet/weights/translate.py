@@ -64,21 +64,22 @@ class Weights:
         """'same' or 'symmetric', None where neither keys nor catalog tell."""
         if self.entry:
             return self.entry.padding
-        if self.stated.get('padding'):
-            return self.stated['padding']
-        # timm's tf_ and its own networks have equal keys; ours may be trained either way.
-        return {'torchvision': 'symmetric', 'lukemelas': 'same'}.get(self.layout)
+        return self.stated.get('padding') or numerics_of(self.layout, self.variant)[0]
 
     @property
     def eps(self) -> float | None:
         """BatchNorm's epsilon, None where neither keys nor catalog tell."""
         if self.entry:
             return self.entry.eps
-        if self.stated.get('eps'):
-            return self.stated['eps']
-        if self.layout == 'torchvision':
-            return 1e-3 if self.variant in ('b5', 'b6', 'b7') else 1e-5
-        return {'lukemelas': 1e-3}.get(self.layout)
+        return self.stated.get('eps') or numerics_of(self.layout, self.variant)[1]
+
+
+def numerics_of(library: str, variant: str | None) -> tuple[str | None, float | None]:
+    """Padding and BatchNorm's epsilon of a library's network, None where it has either."""
+    if library == 'torchvision':
+        return 'symmetric', 1e-3 if variant in ('b5', 'b6', 'b7') else 1e-5
+    # timm's tf_ and its own networks have equal keys; ours may be trained either way.
+    return ('same', 1e-3) if library in ('lukemelas', 'mmpretrain') else (None, None)
 
 
 def weights_of(checkpoint) -> dict[str, torch.Tensor]:

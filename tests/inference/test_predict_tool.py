@@ -108,6 +108,50 @@ def test_an_output_folder_among_the_photographs_overwrites_none(folder, predict)
     assert all((folder / path).read_bytes() == content for path, content in before.items())
 
 
+def test_a_picture_where_its_annotated_one_would_go_is_left_alone(folder, predict):
+    """Again and again, by its name and by a link."""
+    theirs = folder / 'annotated/cat.jpg'
+    theirs.parent.mkdir()
+    (folder / 'cat.jpg').rename(theirs)
+    (folder / 'link.jpg').symlink_to(theirs)
+    (folder / 'round.jpg').symlink_to('round.jpg')
+    before = theirs.read_bytes()
+    for inputs in ([theirs], [theirs], [folder], [folder / 'annotated/../annotated/cat.jpg']):
+        predict(*inputs, '--out', folder)
+        assert theirs.read_bytes() == before
+        assert (folder / 'annotated/cat-2.jpg').is_file()
+
+
+def test_a_folder_of_that_name_that_is_not_ours_loses_nothing(folder, predict):
+    theirs = folder / 'annotated/cat.jpg'
+    theirs.parent.mkdir()
+    theirs.write_bytes((folder / 'cat.jpg').read_bytes())
+    for _ in range(2):
+        assert predict(folder, '--out', folder)[0] == 0
+        assert theirs.read_bytes() == (folder / 'cat.jpg').read_bytes()
+        assert files_below(folder / 'annotated') == [
+            'b/[red]dog[-red].jpg', 'b/cat.jpg', 'cat-2.jpg', 'cat-3.jpg', 'cat.jpg']
+
+
+def test_files_of_others_in_the_output_folder_stay(folder, predict):
+    for name in ('.trial', '.predictions.csv.part'):
+        (folder / name).write_text('mine')
+    predict(folder, '--out', folder)
+    assert (folder / '.trial').read_text() == 'mine'
+    assert (folder / '.predictions.csv.part').read_text() == 'mine'
+
+
+def test_an_output_that_is_no_number_is_one_line_and_no_number_in_the_table(
+        folder, predict, monkeypatch, tmp_path):
+    weights = random_weights()
+    weights.state['head.fc.bias'][0] = np.nan
+    monkeypatch.setattr(network, 'load_weights', lambda source: weights)
+    code, output = predict(folder, '--out', tmp_path / 'out')
+    assert code == 2
+    assert "the network's output is no number: the weights are damaged or diverged" in output
+    assert json.loads((tmp_path / 'out/predictions.json').read_text())['images'] == []
+
+
 def test_tables_alone_are_written_on_request(folder, predict, tmp_path):
     predict(folder, '--out', tmp_path / 'out', '--no-pictures')
     assert files_below(tmp_path / 'out') == ['failed.csv', 'predictions.csv', 'predictions.json']

@@ -152,12 +152,32 @@ def test_weights_that_cannot_predict_are_refused():
         build_network(without(weights, 'layers.3.0.depthwise_conv.bn.weight'), device='cpu')
 
 
+@pytest.mark.parametrize('tensor', ['head.fc.bias', 'backbone.layers.3.0.depthwise_conv.bn.bias'])
+def test_weights_whose_output_is_no_number_are_named(tensor):
+    weights = random_weights()
+    weights.state[tensor][0] = torch.nan
+    with pytest.raises(InputError, match="random weights: the network's output is no number"):
+        predict(colour('red'), weights, device='cpu')
+
+
+@pytest.mark.parametrize('size', [(1, 300), (300, 1)])
+def test_a_picture_that_cv2_cannot_resize_is_one_failure(size):
+    predictor = Predictor(random_weights(), device='cpu', resampler='cv2')
+    strip = Image.new('RGB', size)
+    bad, good = predictor.stream([strip, colour('red')])
+    assert (bad.source, good.error) == (strip, None)
+    assert f"'cv2' cannot take {size[0]} x {size[1]} pixels" in bad.error.reason
+    assert len(Predictor(random_weights(), device='cpu')(strip)) == 5
+
+
 # Names.
 
 def test_classes_are_imagenet_s_or_numbered_or_given(tmp_path):
     assert class_names(None, 1000) == tuple(IMAGENET_CATEGORIES)
     assert class_names(None, 2) == ('class 0', 'class 1')
     (tmp_path / 'names.txt').write_text('köttur\n\nhundur\n', encoding='utf-8')
+    assert class_names(tmp_path / 'names.txt', 2) == ('köttur', 'hundur')
+    (tmp_path / 'names.txt').write_text('köttur\nhundur\n', encoding='utf-8-sig')
     assert class_names(tmp_path / 'names.txt', 2) == ('köttur', 'hundur')
 
 
@@ -173,6 +193,7 @@ def test_a_class_is_found_by_index_name_or_synonym(wanted, index):
     ('tigre cat', "no class is called 'tigre cat'; did you mean 'tiger cat'"),
     ('crane', r"2 classes are called 'crane': give an index \(134, 517\)"),
     ('1000', 'class 1000 does not exist: there are 0 to 999'),
+    ('²', "no class is called '²'"), ('--5', "no class is called '--5'"),
     (-1, 'class -1 does not exist')])
 def test_an_unknown_class_is_refused_with_help(wanted, match):
     with pytest.raises(InputError, match=match):

@@ -102,6 +102,9 @@ def test_timm_without_a_network_says_what_to_do(monkeypatch):
 
 # Files behind addresses.
 
+NET = 'https://example.org/weights/some-net.tar.gz'
+FOLDER = '5d266af1-some-net'  # the name that the cache has for it
+
 def test_torchvision_names_lead_to_torchvisions_file(cache, monkeypatch):
     state = to_layout(whole('b0'), VARIANTS['b0'].arch, 'torchvision')
     torch.save(state, cache / 'efficientnet_b0_rwightman-7f5810bc.pth')
@@ -147,31 +150,59 @@ def test_a_failed_download_leaves_nothing_and_names_the_way_out(cache):
 
 
 def test_a_downloaded_file_is_taken_from_the_cache(cache):
-    torch.save(to_layout(whole('lite0', 5), VARIANTS['lite0'].arch, 'timm'), cache / 'some.pth')
-    assert load_weights('https://example.org/some.pth').classes == 5
+    address = 'https://example.org/some.pth'
+    torch.save(to_layout(whole('lite0', 5), VARIANTS['lite0'].arch, 'timm'),
+               addresses.cached(address))
+    assert load_weights(address).classes == 5
+
+
+@pytest.mark.parametrize('name', ['best.pth', 'model.safetensors', 'net.tar.gz', 'best.pth?v=1'])
+def test_addresses_that_share_a_file_name_share_no_file(name, cache):
+    one, other = (addresses.cached(f'https://example.org/{run}/main/{name}') for run in 'AB')
+    assert one != other
+    assert one.name.endswith(f'-{name.removesuffix("?v=1")}')
+
+
+def test_files_behind_addresses_of_one_name_are_both_fetched(cache, monkeypatch):
+    def fetch(address, path):
+        state = whole('lite0', len(address.split('/')[-2]))
+        torch.save(to_layout(state, VARIANTS['lite0'].arch, 'timm'), path)
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    classes = [load_weights(f'https://example.org/{run}/best.pth').classes
+               for run in ('run', 'other-run', 'run')]
+    assert classes == [3, 9, 3]
+    assert len([*cache.iterdir()]) == 2
+
+
+def test_a_published_set_keeps_the_name_that_its_library_gives_it(cache):
+    names = [addresses.cached(entry.address).name for entry in CATALOG.values()
+             if '://' in entry.address and not entry.source.startswith(('timm:', 'lite:'))]
+    assert len(set(names)) == len(names)
+    assert 'efficientnet_b0_rwightman-7f5810bc.pth' in names
+    assert 'advprop-efficientnet-b0.tar.gz' in names
 
 
 def test_an_archive_is_unpacked_beside_itself(cache, tmp_path):
     (tmp_path / 'model.ckpt.index').write_bytes(b'x')
-    with tarfile.open(cache / 'weights-some-net.tar.gz', 'w:gz') as tar:
+    with tarfile.open(addresses.cached(NET), 'w:gz') as tar:
         tar.add(tmp_path / 'model.ckpt.index', arcname='some-net/model.ckpt.index')
-    found = addresses.download('https://example.org/weights/some-net.tar.gz')
-    assert found == cache / 'weights-some-net/some-net/model.ckpt.index'
-    assert addresses.download('https://example.org/weights/some-net.tar.gz') == found
+    found = addresses.download(NET)
+    assert found == cache / FOLDER / 'some-net/model.ckpt.index'
+    assert addresses.download(NET) == found
 
 
 def test_a_torn_archive_is_named_and_leaves_nothing(cache):
-    archive = cache / 'weights-some-net.tar.gz'
+    archive = addresses.cached(NET)
     with tarfile.open(archive, 'w:gz') as tar:
         tar.add(__file__, arcname='some-net/model.ckpt.index')
     archive.write_bytes(archive.read_bytes()[:-600])
     with pytest.raises(InputError, match=r"some-net.tar.gz' could not be unpacked .*remove it"):
-        addresses.download('https://example.org/weights/some-net.tar.gz')
+        addresses.download(NET)
     assert list(cache.iterdir()) == [archive]
 
 
 def test_an_archive_that_another_process_unpacks_first_is_taken(cache, monkeypatch):
-    archive = cache / 'weights-some-net.tar.gz'
+    archive = addresses.cached(NET)
     with tarfile.open(archive, 'w:gz') as tar:
         tar.add(__file__, arcname='some-net/model.ckpt.index')
     rename = Path.rename
@@ -181,9 +212,9 @@ def test_an_archive_that_another_process_unpacks_first_is_taken(cache, monkeypat
         return rename(self, target)
 
     monkeypatch.setattr(Path, 'rename', late)
-    found = addresses.download('https://example.org/weights/some-net.tar.gz')
+    found = addresses.download(NET)
     assert found.read_bytes() == Path(__file__).read_bytes()
-    assert {*cache.iterdir()} == {archive, cache / 'weights-some-net'}
+    assert {*cache.iterdir()} == {archive, cache / FOLDER}
 
 
 def test_a_keras_name_that_is_none_gives_the_nearest():
