@@ -103,9 +103,7 @@ def accumulated(cfg: Config) -> int:
 def _accumulate(cfg: Config, batches: int) -> None:
     """Make one step of several batches, and average the weights after each step."""
     cfg.optim_wrapper.accumulative_counts = batches
-    for hook in cfg.get('custom_hooks') or []:
-        if hook.get('type') in ('EMAHook', 'mmengine.EMAHook'):
-            hook.interval = batches
+    cfg.setdefault('default_hooks', {}).step_averages = dict(type='mmeffnet.StepAveragesHook')
 
 
 def _mixed_precision(wrapper: ConfigDict) -> None:

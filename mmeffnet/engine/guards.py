@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from mmeffnet.engine.checkpoint import bare_model
 from mmeffnet.engine.saving import WHOLE_FILES
-from mmeffnet.engine.state import waiting
+from mmeffnet.engine.state import random_state, set_random_state, waiting
 from mmeffnet.errors import RunError
 from mmeffnet.files import whole
 from mmeffnet.optim.rmsprop import local
@@ -107,8 +107,9 @@ class NonFiniteHook(Hook):
     steps by itself, and only the loss is looked at then.
 
     Args:
-        max_skips (int): How many such steps are left out in a run, each named in the log, with
-            BatchNorm statistics as before; the next ends it. Defaults to 0.
+        max_skips (int): How many such steps are left out in a run, before and after it is resumed,
+            each named in the log, with BatchNorm statistics as before; the next ends it.
+            Defaults to 0.
     """
     priority = 'VERY_HIGH'
 
@@ -119,7 +120,20 @@ class NonFiniteHook(Hook):
         self._runner = self._handle = None
         self._batch = self._suspect = None
         self._buffers: list[torch.Tensor] = []
-        self._left_out = False
+        self._spoiled = self._left_out = False
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self.max_skips:
+            checkpoint['non_finite'] = dict(skipped=self.skipped)
+            if waiting(runner.optim_wrapper):  # else the next batch begins a step
+                checkpoint['non_finite'].update(
+                    buffers=[buffer.cpu() for buffer in self._buffers], spoiled=self._spoiled)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume and self.max_skips:
+            found = checkpoint.get('non_finite', {})
+            self.skipped = found.get('skipped', 0)
+            self._buffers, self._spoiled = found.get('buffers', []), found.get('spoiled', False)
 
     def before_train(self, runner) -> None:
         self._runner = runner
@@ -132,23 +146,32 @@ class NonFiniteHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self._batch = data_batch
-        if self.max_skips and not waiting(runner.optim_wrapper):  # a step begins
+        # A step begins, or goes on from a checkpoint that was written with max_skips=0.
+        if self.max_skips and not (waiting(runner.optim_wrapper) and self._buffers):
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        loss = torch.as_tensor((outputs or {}).get('loss', 0.)).detach()
-        if not self._handle or torch.isfinite(loss).all():
+        left_out, self._left_out = self._left_out, False
+        if not self._handle or left_out:
             return
-        if self._left_out:
-            self._left_out = False
-        elif self.max_skips and waiting(runner.optim_wrapper):
-            self._suspect = data_batch  # the step that it belongs to is still to come
-        else:
+        loss = torch.as_tensor((outputs or {}).get('loss', 0.)).detach()
+        finite = torch.isfinite(loss).all()
+        if self.max_skips and waiting(runner.optim_wrapper):
+            if not finite:  # the step that it belongs to is still to come
+                self._suspect, self._spoiled = data_batch, True
+        elif not finite:
             self._leave_out(f'the loss is {float(loss)}')
+        elif self._spoiled:  # loss scaling has left out the step without a look of ours
+            self._leave_out('the loss of a batch of this step is not finite')
 
     @torch.no_grad()
     def _check(self, optimizer, *_) -> None:
         """Called before each step of the optimizer, with the gradients that it will use."""
+        found = getattr(optimizer, 'found_inf', None)
+        if found is not None:  # a fused one with loss scaling, which leaves out steps by itself
+            if not found:
+                self._suspect, self._spoiled = None, False
+            return
         params = [p for group in optimizer.param_groups for p in group['params']
                   if p.grad is not None]
         norms = torch.stack(torch._foreach_norm([local(p.grad) for p in params])
@@ -156,7 +179,7 @@ class NonFiniteHook(Hook):
         if any(isinstance(p, DTensor) for p in params):
             all_reduce(norms)  # each process has looked at its share
         if torch.isfinite(norms).all():
-            self._suspect, self._left_out = None, False
+            self._suspect, self._spoiled = None, False
             return
         first = params[int(torch.nonzero(~torch.isfinite(norms))[0])]
         name = next(name for name, p in self._runner.model.named_parameters() if p is first)
@@ -174,15 +197,15 @@ class NonFiniteHook(Hook):
                   f'{self._describe(reason)}', 'current', level=logging.WARNING)
         for buffer, before in zip(self._runner.model.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
-        self._suspect = None
+        self._suspect, self._spoiled = None, False
 
     def _end(self, reason: str) -> None:
         more = f' ({self.skipped} steps were left out before)' if self.skipped else ''
         raise RunError(
             f'{self._describe(reason)}{more}. Nothing of it has reached a checkpoint: go on with '
-            '--resume and a smaller learning rate, clipped gradients '
-            '(optim_wrapper.clip_grad.max_norm) or float32, or leave out up to N such steps with '
-            'default_hooks.non_finite.max_skips=N')
+            '--resume and clipped gradients (optim_wrapper.clip_grad.max_norm), float32, or up to '
+            'N such steps left out (default_hooks.non_finite.max_skips=N), or begin a run with '
+            'load_from=CHECKPOINT and a smaller learning rate, which --resume would not take')
 
     def _describe(self, reason: str) -> str:
         runner = self._runner
@@ -193,8 +216,11 @@ class NonFiniteHook(Hook):
         path = Path(runner.work_dir, f'non_finite_iter_{runner.iter + 1}{rank}.pth')
         with whole(path) as part:
             torch.save(plain_batch(batch), part)
+        drawn = random_state()
+        where = first_non_finite(runner, batch)
+        set_random_state(drawn)  # whatever was looked at, the run goes on with the same draws
         return (f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}), learning rate {rate}: '
-                f'{reason}; {first_non_finite(runner, batch)}; the batch is in {path}')
+                f'{reason}; {where}; the batch is in {path}')
 
 
 @torch.no_grad()

@@ -104,7 +104,7 @@ def flags(tiny_config):
 def test_accumulating_averages_once_a_step_and_scales_the_rate_by_all_images(flags):
     cfg = flags('--accumulate', '4', '--auto-scale-lr')
     assert cfg.optim_wrapper.accumulative_counts == 4
-    assert [hook.interval for hook in cfg.custom_hooks] == [4]
+    assert cfg.default_hooks.step_averages == dict(type='mmeffnet.StepAveragesHook')
     assert cfg.auto_scale_lr == dict(base_batch_size=64 / 4, enable=True)
 
 
@@ -137,14 +137,17 @@ def test_averages_of_accumulated_steps_equal_those_of_whole_ones():
             assert torch.equal(one, other)
 
 
-def test_half_batches_make_the_same_steps_as_whole_ones(tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize('average', ["ema_type='mmeffnet.RampedAverage', decay=0.9",
+                                     'momentum=0.3'])
+def test_half_batches_make_the_same_steps_as_whole_ones(average, tiny_config, tmp_path,
+                                                        monkeypatch):
     from mmeffnet.engine import run
     monkeypatch.chdir(tmp_path)
     # BatchNorm and dropout look at batches, and a schedule at their number.
     lines = ['model = dict(backbone=dict(norm_eval=True, drop_path_rate=0.), head=dict('
              'dropout=0.))', "optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', "
              'lr=0.1))',
-             "custom_hooks = [dict(type='EMAHook', ema_type='mmeffnet.RampedAverage', decay=0.9)]",
+             f"custom_hooks = [dict(type='EMAHook', {average})]",
              'train_cfg = dict(max_epochs=2)', 'randomness = dict(seed=1)', 'param_scheduler = []']
     for name, *more in (('whole', ), ('split', '--accumulate', '2', '--cfg-options',
                                       'train_dataloader.batch_size=16')):
@@ -159,6 +162,23 @@ def test_half_batches_make_the_same_steps_as_whole_ones(tiny_config, tmp_path, m
                 torch.testing.assert_close(split[part][key], value, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(start['state_dict']['head.fc.weight'],
                               whole['state_dict']['head.fc.weight'], rtol=1e-2)
+
+
+def test_averages_of_accumulated_steps_resume_within_one(tiny_config, tmp_path, monkeypatch):
+    from mmeffnet.engine import run
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(
+        'train_cfg = dict(max_epochs=1)', 'randomness = dict(seed=1)', 'default_hooks = dict('
+        'checkpoint=dict(by_epoch=False, interval=4, max_keep_ckpts=9, save_best=None))')
+    for folder, *more in (('whole', ), ('part', '--resume', 'whole/iter_4.pth')):
+        run.train(cli.parse(cli.train_parser(), [
+            config, '--no-validate', '--accumulate', '3', '--work-dir', folder, *more]))
+    whole, part = (torch.load(tmp_path / folder / 'iter_8.pth', weights_only=True)
+                   for folder in ('whole', 'part'))
+    assert whole['ema_state_dict']['steps'] == 3
+    for key in ('state_dict', 'ema_state_dict'):
+        for name, value in whole[key].items():
+            assert torch.equal(value, part[key][name]), name
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
 from mmeffnet.engine import cli, guards
 from mmeffnet.engine.guards import plain_batch
@@ -74,9 +75,9 @@ def test_a_step_that_is_not_finite_ends_the_run_and_says_where(what, where, pois
     assert line == (
         f'error: iteration 6 (epoch 2), learning rate 0.006294: the gradient of {param} is not '
         f'finite; {where}; the batch is in {batch}. Nothing of it has reached a checkpoint: go on '
-        'with --resume and a smaller learning rate, clipped gradients '
-        '(optim_wrapper.clip_grad.max_norm) or float32, or leave out up to N such steps with '
-        'default_hooks.non_finite.max_skips=N')
+        'with --resume and clipped gradients (optim_wrapper.clip_grad.max_norm), float32, or up to '
+        'N such steps left out (default_hooks.non_finite.max_skips=N), or begin a run with '
+        'load_from=CHECKPOINT and a smaller learning rate, which --resume would not take')
     saved = torch.load(batch, weights_only=True)
     assert len(saved['inputs']) == len(saved['data_samples']) == 32
     assert saved['data_samples'][0]['gt_label'].shape == (1, )
@@ -97,9 +98,7 @@ def test_steps_are_left_out_when_asked_and_leave_no_trace(counts, poison, tiny_c
     poison(3, 6, what='layer')
     train(config(tiny_config, f'optim_wrapper = dict(accumulative_counts={counts})',
                  'default_hooks = dict(non_finite=dict(max_skips=2))'))
-    lines = [line for line in capsys.readouterr().out.splitlines() if 'Step left out' in line]
-    assert [line.partition('left out, ')[2][:16] for line in lines] == [
-        '1 of at most 2: ', '2 of at most 2: ']
+    assert [line[:16] for line in left_out(capsys)] == ['1 of at most 2: ', '2 of at most 2: ']
     checkpoint = torch.load(tmp_path / 'out/epoch_2.pth', weights_only=True)
     for part in ('state_dict', 'ema_state_dict'):
         assert all(torch.isfinite(tensor).all() for tensor in checkpoint[part].values())
@@ -117,6 +116,106 @@ def test_the_step_after_the_last_that_may_be_left_out_ends_the_run(poison, tiny_
         code=1)
     assert line.startswith('error: iteration 6 (epoch 2), ')
     assert ' (1 steps were left out before). Nothing of it ' in line
+
+
+@pytest.fixture
+def scaled():
+    """A wrapper that scales the loss on a CPU, as MMEngine's does on CUDA."""
+    @OPTIM_WRAPPERS.register_module(name='Scaled')
+    class Scaled(OptimWrapper):
+        def __init__(self, init_scale, **kwargs):
+            super().__init__(**kwargs)
+            self.loss_scaler = torch.amp.GradScaler(
+                'cpu', init_scale=init_scale, backoff_factor=init_scale**-0.5)
+
+        def backward(self, loss, **kwargs):
+            self.loss_scaler.scale(loss).backward(**kwargs)
+            self._inner_count += 1
+
+        def step(self, **kwargs):
+            self.loss_scaler.step(self.optimizer, **kwargs)
+            self.loss_scaler.update()
+
+    def line(scale=4., counts=1, fused=False):
+        return (f"optim_wrapper = dict(type='mmengine.Scaled', init_scale={scale}, "
+                f"accumulative_counts={counts}, optimizer=dict(_delete_=True, type='SGD', lr=0.01, "
+                f'fused={fused}))')
+
+    yield line
+    OPTIM_WRAPPERS._module_dict.pop('Scaled', None)
+
+
+def left_out(capsys):
+    return [line.partition('Step left out, ')[2] for line in capsys.readouterr().out.splitlines()
+            if 'Step left out' in line]
+
+
+def weights(path):
+    checkpoint = torch.load(path, weights_only=True)
+    return {(part, key): tensor for part in ('state_dict', 'ema_state_dict')
+            for key, tensor in checkpoint[part].items()}
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_loss_scale_that_is_too_large_ends_no_run(fused, poison, scaled, tiny_config, tmp_path,
+                                                    monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    poison(what='nothing')
+    train(config(tiny_config, scaled(2.**127, fused=fused)))
+    first, last = (weights(tmp_path / f'out/epoch_{epoch}.pth') for epoch in (1, 2))
+    assert all(torch.isfinite(tensor).all() for tensor in last.values())
+    weight = 'state_dict', 'head.fc.weight'
+    assert not torch.equal(first[weight], last[weight])  # the second scale is small enough
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_a_step_that_loss_scaling_leaves_out_leaves_no_trace_either(
+        fused, poison, scaled, tiny_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    poison(5, what='images')
+    train(config(tiny_config, scaled(counts=4, fused=fused),
+                 'default_hooks = dict(non_finite=dict(max_skips=2))'))
+    line, = left_out(capsys)
+    assert line.startswith('1 of at most 2: iteration 8 (epoch 2), learning rate 0.0')
+    assert ('the loss of a batch of this step is not finite; the images of the batch are not '
+            'finite themselves') in line
+    assert all(torch.isfinite(x).all() for x in weights(tmp_path / 'out/epoch_2.pth').values())
+
+
+OFTEN = 'checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=9, save_best=None)'
+SKIPPING = f'default_hooks = dict({OFTEN}, non_finite=dict(max_skips=2))'
+
+
+@pytest.mark.parametrize('scaling', [False, True])
+def test_a_step_is_left_out_after_resuming_within_it_too(scaling, poison, scaled, tiny_config,
+                                                         tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    poison(1, 5, what='images')
+    written = config(tiny_config, 'train_cfg = dict(max_epochs=3)', 'randomness = dict(seed=1)',
+                     SKIPPING, scaled(counts=4) if scaling
+                     else 'optim_wrapper = dict(accumulative_counts=4)')
+    train(written)
+    assert [line[0] for line in left_out(capsys)] == ['1', '2']
+    whole = weights(tmp_path / 'out/iter_12.pth')
+    (tmp_path / 'out/iter_12.pth').unlink()
+    train(written, '--resume', 'out/iter_6.pth')
+    assert [line[0] for line in left_out(capsys)] == ['2']
+    part = weights(tmp_path / 'out/iter_12.pth')
+    assert all(torch.isfinite(tensor).all() for tensor in part.values())
+    assert all(torch.equal(tensor, part[key]) for key, tensor in whole.items())
+
+
+def test_steps_are_left_out_from_a_resume_within_one_on(poison, tiny_config, tmp_path,
+                                                        monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    poison(what='layer')
+    lines = 'randomness = dict(seed=1)', 'optim_wrapper = dict(accumulative_counts=4)'
+    train(config(tiny_config, *lines, f'default_hooks = dict({OFTEN})'))
+    HOOKS._module_dict.pop('Poison')
+    poison(7, what='layer')
+    train(config(tiny_config, *lines, SKIPPING), '--resume', 'out/iter_6.pth')
+    assert [line[0] for line in left_out(capsys)] == ['1']
+    assert all(torch.isfinite(x).all() for x in weights(tmp_path / 'out/iter_8.pth').values())
 
 
 def test_a_negative_bound_is_refused():

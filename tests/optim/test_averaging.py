@@ -1,11 +1,13 @@
 """Averaged weights: TensorFlow's decay and ramp, BatchNorm statistics included."""
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
-from mmengine.registry import MODELS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, MODELS
 from torch import nn
 
 from mmeffnet.optim import RampedAverage
@@ -167,6 +169,49 @@ def test_another_network_and_copies():
         torch.testing.assert_close(found, before.lerp(other[0].weight.detach(), rate))
     with pytest.raises(KeyError, match='0.weight'):
         average.update_parameters(nn.Linear(1, 1))
+
+
+class Counting(OptimWrapper):
+    """Steps of three batches; each adds its number to all weights."""
+
+    def __init__(self, model):
+        super().__init__(torch.optim.SGD(model.parameters(), lr=1.), accumulative_counts=3)
+        self.done = 0
+
+    @torch.no_grad()
+    def batch(self):
+        self._inner_count += 1
+        if self.should_update():
+            self.done += 1
+            for param in self.optimizer.param_groups[0]['params']:
+                param += self.done
+
+
+@pytest.mark.parametrize('kind', ['mmengine.EMAHook', 'mmpretrain.EMAHook'])
+@pytest.mark.parametrize(('average', 'options'), [
+    ('mmeffnet.RampedAverage', dict(decay=0.9)), ('ExponentialMovingAverage', dict(momentum=0.3)),
+    ('StochasticWeightAverage', {}), ('MomentumAnnealingEMA', dict(momentum=0.1, gamma=4)),
+])
+def test_each_step_of_several_batches_is_averaged_once(average, options, kind):
+    model = network()
+    hook = HOOKS.build(dict(type=kind, ema_type=average, interval=2, **options))
+    ours = HOOKS.build(dict(type='mmeffnet.StepAveragesHook'))
+    runner = SimpleNamespace(model=model, optim_wrapper=Counting(model), hooks=[hook, ours],
+                             iter=0, max_iters=8, max_epochs=1, _resume=False)
+    runner.optim_wrapper.initialize_count_status(model, 0, 8)
+    expected = MODELS.build(dict(type=average, model=network(), **options))
+    hook.before_run(runner)
+    for each in runner.hooks:
+        each.before_train(runner)
+    for iteration in range(8):
+        runner.iter, steps = iteration, runner.optim_wrapper.done
+        runner.optim_wrapper.batch()
+        hook.after_train_iter(runner, iteration)
+        if runner.optim_wrapper.done > steps:
+            expected.update_parameters(model)
+        assert all(map(torch.equal, hook.ema_model.buffers(), expected.buffers()))
+        assert all(map(torch.equal, hook.ema_model.parameters(), expected.parameters()))
+    assert hook.ema_model.steps == 3  # the last one of two batches
 
 
 @pytest.mark.parametrize('decay', [0.0001, 1.0, -0.1])
