@@ -69,8 +69,9 @@ WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmeffnet.models')
 OPTIMIZERS = _child(root.OPTIMIZERS, 'mmeffnet.optim')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmeffnet.optim')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
-HOOKS = _child(root.HOOKS, 'mmeffnet.optim', *(f'mmeffnet.engine.{name}' for name in (
-    'checkpoint', 'state', 'saving', 'samples', 'guards', 'pictures', 'sheets', 'progress')))
+HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
+    'checkpoint', 'accumulation', 'state', 'saving', 'samples', 'guards', 'non_finite', 'pictures',
+    'sheets', 'progress')))
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 DATA_SAMPLERS = _child(root.DATA_SAMPLERS, 'mmeffnet.datasets.shard_sampler')

@@ -81,7 +81,9 @@ def for_training(cfg: Config, args: Namespace) -> None:
     if args.amp:
         _mixed_precision(cfg.optim_wrapper)
     if args.accumulate:
-        _accumulate(cfg, args.accumulate)
+        cfg.optim_wrapper.accumulative_counts = args.accumulate
+    if accumulated(cfg) > 1:
+        cfg.setdefault('default_hooks', {}).step_averages = dict(type='mmeffnet.StepAveragesHook')
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -98,12 +100,6 @@ def for_training(cfg: Config, args: Namespace) -> None:
 def accumulated(cfg: Config) -> int:
     """How many batches of a config make one step."""
     return cfg.optim_wrapper.get('accumulative_counts', 1)
-
-
-def _accumulate(cfg: Config, batches: int) -> None:
-    """Make one step of several batches, and average the weights after each step."""
-    cfg.optim_wrapper.accumulative_counts = batches
-    cfg.setdefault('default_hooks', {}).step_averages = dict(type='mmeffnet.StepAveragesHook')
 
 
 def _mixed_precision(wrapper: ConfigDict) -> None:

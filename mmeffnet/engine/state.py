@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.optim import OptimWrapper
 
+from mmeffnet.engine.accumulation import waiting
 from mmeffnet.engine.checkpoint import bare_model
 from mmeffnet.engine.parallel import joint_gradient, share_of
 from mmeffnet.registry import HOOKS
@@ -74,11 +74,6 @@ class ExactResumeHook(Hook):
         sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
         if hasattr(sampler, 'seed') and seed is not None:
             sampler.seed = seed
-
-
-def waiting(wrapper) -> bool:
-    """Whether gradients are being accumulated for a step that is still to come."""
-    return isinstance(wrapper, OptimWrapper) and not wrapper.should_update()
 
 
 def random_state() -> dict:

@@ -1,14 +1,10 @@
-"""Averaged weights with TensorFlow's decay, and averages of accumulated steps."""
-from functools import partial
-
+"""Averaged weights with TensorFlow's decay."""
 import torch
-from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseAveragedModel
-from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmeffnet.optim.rmsprop import local
-from mmeffnet.registry import HOOKS, MODELS
+from mmeffnet.registry import MODELS
 
 
 @MODELS.register_module()
@@ -72,28 +68,6 @@ class RampedAverage(BaseAveragedModel):
         if copied:
             torch._foreach_copy_(*zip(*copied, strict=True))
         self.steps += 1
-
-
-@HOOKS.register_module()
-class StepAveragesHook(Hook):
-    """Average weights once a step where several batches make one, right after the step.
-
-    For MMEngine's EMAHook and all that derive from it, with any average. An ``interval`` counts
-    calls from the first on: most averages would be updated just before the step, and the weights
-    of the last, shorter one would be missing.
-    """
-
-    def before_train(self, runner) -> None:
-        for hook in runner.hooks:
-            if isinstance(hook, EMAHook):
-                hook.ema_model.interval = 1
-                hook.after_train_iter = partial(_after_step, hook.after_train_iter)
-
-
-def _after_step(update, runner, *args, **kwargs) -> None:
-    wrapper = runner.optim_wrapper
-    if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
-        update(runner, *args, **kwargs)
 
 
 class Sources:

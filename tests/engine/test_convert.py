@@ -188,7 +188,8 @@ def test_neither_classifier_nor_counters_are_needed(gone, files):
 
 def test_any_number_of_input_channels_is_a_whole_network(files):
     saved(files[1], 'grey.pth', **{'conv_stem.weight': torch.ones(32, 1, 3, 3)})
-    convert('grey.pth', 'clean.pth')
+    written = load_weights(convert('grey.pth', 'clean.pth')).state
+    assert torch.equal(written['backbone.layers.0.conv.weight'], torch.ones(32, 1, 3, 3))
 
 
 @pytest.mark.parametrize(('source', 'to', 'match'), [

@@ -108,10 +108,12 @@ def test_accumulating_averages_once_a_step_and_scales_the_rate_by_all_images(fla
     assert cfg.auto_scale_lr == dict(base_batch_size=64 / 4, enable=True)
 
 
-def test_a_config_that_accumulates_itself_is_scaled_too(flags):
+def test_a_config_that_accumulates_itself_is_scaled_and_averaged_too(flags):
     cfg = flags(lines=['optim_wrapper = dict(accumulative_counts=2)',
                        'auto_scale_lr = dict(enable=True)'])
     assert cfg.auto_scale_lr.base_batch_size == 32
+    assert cfg.default_hooks.step_averages == dict(type='mmeffnet.StepAveragesHook')
+    assert 'step_averages' not in flags().default_hooks
 
 
 @pytest.mark.parametrize('given', ['0', '-1', '1.5', 'two'])

@@ -324,8 +324,13 @@ def test_the_test_tool_gives_a_file_of_pytorch_what_it_takes(kind, flags, folder
 def test_a_file_of_images_as_they_are_is_evaluated(folder):
     options = 'data_preprocessor.mean=None', 'data_preprocessor.std=None'
     path = export(folder, 'torchscript', 'bare', '--cfg-options', *options, of=TINY_FILES)
-    run.test(engine_cli.parse(engine_cli.test_parser(), [
-        'tiny.py', str(path), '--work-dir', 'x', '--cfg-options', *options]))
+    results = []
+    for weights in ('tiny.pth', str(path)):
+        run.test(engine_cli.parse(engine_cli.test_parser(), [
+            'tiny.py', weights, '--work-dir', 'x', '--out', 'bare.json', '--out-item', 'metrics',
+            '--cfg-options', *options]))
+        results.append(json.loads(Path('bare.json').read_text()))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(('options', 'words'), [

@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 
-from mmeffnet.engine import cli, guards
-from mmeffnet.engine.guards import plain_batch
+from mmeffnet.engine import cli, non_finite
+from mmeffnet.engine.non_finite import plain_batch
 from mmeffnet.errors import InputError
 
 FEW = ('train_cfg = dict(max_epochs=2, val_interval=5)',
@@ -220,7 +220,7 @@ def test_steps_are_left_out_from_a_resume_within_one_on(poison, tiny_config, tmp
 
 def test_a_negative_bound_is_refused():
     with pytest.raises(ValueError, match='max_skips=-1 must be at least 0'):
-        guards.NonFiniteHook(max_skips=-1)
+        non_finite.NonFiniteHook(max_skips=-1)
 
 
 def test_a_batch_is_plain_whatever_is_in_it():
