@@ -68,6 +68,17 @@ def test_a_truncated_checkpoint_is_named(kept, fails, tiny_config, checkpoint):
     assert 'truncated or damaged' in message or 'no PyTorch checkpoint' in message
 
 
+@pytest.mark.parametrize('text', ['<!DOCTYPE html>', 'version https://git-lfs.github.com/spec/v1',
+                                  '# a title'])
+def test_what_came_in_place_of_a_checkpoint_is_told(text, fails, tiny_config, tmp_path):
+    path = tmp_path / 'page.pth'
+    path.write_text(text)
+    message = fails(cli.test_parser, tiny_config(), path)
+    start = text[:8].encode()
+    assert f"page.pth' is no PyTorch checkpoint: its first bytes are {start!r}" in message
+    assert 'download it again' in message
+
+
 class Bomb:
     def __reduce__(self):
         return (open, ('exploded.txt', 'w'))

@@ -42,6 +42,8 @@ def _safe_globals() -> list:
     return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
 
 
+PICKLE = b'\x80'  # the first byte of every protocol that PyTorch has written
+
 _SAFE_GLOBALS = _safe_globals()
 add_safe_globals(_SAFE_GLOBALS)
 
@@ -61,14 +63,18 @@ def read_checkpoint(path, map_location='cpu'):
         return torch.load(path, map_location=map_location, weights_only=True,
                           mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if 'Unsupported global' in str(error) or 'Unsupported operand' in str(error) or \
-                'GLOBAL' in str(error):
+        with path.open('rb') as file:
+            start = file.read(8)
+        # What an error page begins with is an operand that nobody knows, too.
+        pickled = start[:1] == PICKLE or zipfile.is_zipfile(path)
+        if 'Unsupported global' in str(error) or 'GLOBAL' in str(error) or (
+                pickled and 'Unsupported operand' in str(error)):
             raise InputError(
                 f'checkpoint {str(path)!r} holds pickled objects besides weights '
                 f'({_refused(error)}), and loading them could run code: save its state_dict '
                 'alone, where it comes from, and load that') from error
-        raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: '
-                         f'its first bytes are {path.open("rb").read(8)!r}') from error
+        raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: its first bytes are '
+                         f'{start!r}; copy or download it again') from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(
             f'checkpoint {str(path)!r} ({path.stat().st_size:,} bytes) is truncated or damaged: '
