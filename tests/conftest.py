@@ -6,8 +6,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# As in the tools: beside other work, waiting threads that spin slow everything down.
-os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+from mmeffnet import host
+
+host.wait_briefly()  # as in the tools
 if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a core
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 

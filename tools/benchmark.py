@@ -1,9 +1,8 @@
 #!/usr/bin/env python
 """Speed, memory and traffic beside other libraries: tools/benchmark.py [--help for the flags]."""
-import os
+from mmeffnet import host
 
-# Before PyTorch is loaded, as in tools/train.py: waiting threads spin briefly, then sleep.
-os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+host.wait_briefly()  # before PyTorch is imported
 
 from mmeffnet.analysis.speed_cli import main  # noqa: E402
 

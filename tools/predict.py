@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Say what is on pictures: tools/predict.py IMAGE|FOLDER... [--help for the flags]."""
-import os
 import sys
 
-# Before PyTorch is loaded, as in tools/test.py: waiting threads spin briefly, then sleep.
-os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+from mmeffnet import host
+
+host.wait_briefly()  # before PyTorch is imported
 
 from mmeffnet.inference import cli, run  # noqa: E402
 

@@ -1,13 +1,9 @@
 #!/usr/bin/env python
 """Test a model: tools/test.py CONFIG CHECKPOINT [--help for the flags]."""
-import os
+from mmeffnet import host
 
-# Before PyTorch is loaded: a CPU thread that waits for the others shall spin for some
-# microseconds and then sleep, which other work on the machine disturbs less
-# (docs/benchmarks.md).
-os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+host.wait_briefly()  # before PyTorch is imported
 
-import mmeffnet  # noqa: E402, F401  (early: configs may inherit ours by name)
 from mmeffnet.engine import cli, run  # noqa: E402
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmeffnet import host
 from mmeffnet.engine import adjust, execution, pretrained
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.config import explain, load_config
@@ -98,6 +99,8 @@ def _prepare(args: Namespace) -> Config:
     """The config with what both commands change in it."""
     # Loaders that fall back to unpickling on their own are stopped by this.
     os.environ[WEIGHTS_ONLY] = '1'
+    if not torch.cuda.is_available():
+        host.keep_freed_memory()
     cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir:

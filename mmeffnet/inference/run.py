@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mmeffnet import host
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
 from mmeffnet.inference.files import ANNOTATED, Found, Places, Tables, collect, printable
@@ -35,6 +36,8 @@ def predict(args: Namespace) -> int:
             from mmeffnet.inference.predictor import Predictor
         predictor = Predictor(args.weights, device=args.device, batch_size=args.batch_size,
                               resampler=args.resampler, classes=args.classes)
+        if predictor.network.device.type == 'cpu':
+            host.keep_freed_memory()
         report = Report(out, predictor, found, pictures=not args.no_pictures)
         try:
             with report.running(len(found.pictures)) as advance:
