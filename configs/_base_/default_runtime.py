@@ -14,6 +14,7 @@ default_hooks = dict(
     samples=dict(type='mmeffnet.SamplesHook', max_skips=0),
     non_finite=dict(type='mmeffnet.NonFiniteHook', max_skips=0),
     sigterm=dict(type='mmeffnet.SigtermHook'),
+    changed_recipe=dict(type='mmeffnet.ChangedRecipeHook'),
     pictures=dict(type='mmeffnet.PicturesHook'),
     progress=dict(type='mmeffnet.ProgressHook'),
 )

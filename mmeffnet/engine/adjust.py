@@ -43,7 +43,8 @@ def dataloaders(cfg: Config, pin_memory: bool | None, persistent: bool | None) -
 HOOKS = dict(
     any_weights='mmeffnet.AnyWeightsHook', exact_resume='mmeffnet.ExactResumeHook',
     plain_checkpoint='mmeffnet.PlainCheckpointHook', samples='mmeffnet.SamplesHook',
-    non_finite='mmeffnet.NonFiniteHook', sigterm='mmeffnet.SigtermHook')
+    non_finite='mmeffnet.NonFiniteHook', sigterm='mmeffnet.SigtermHook',
+    changed_recipe='mmeffnet.ChangedRecipeHook')
 
 
 def surviving(cfg: Config) -> None:

@@ -56,9 +56,11 @@ def best(steps: np.ndarray, values: np.ndarray, key: str) -> tuple[float, float]
 
 
 def table(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """A Markdown table: how far each run came, how long its steps took, last and best numbers."""
+    """A Markdown table: how far each run came, about how long its steps took, last and best
+    numbers."""
     unit, keys = common_unit(runs), [key for key in keys if key != 'lr']
-    head = ['run', f'{unit}s', 'time of steps', *(f'{key}: last, best ({unit})' for key in keys)]
+    head = ['run', f'{unit}s', 'time of steps (estimated)',
+            *(f'{key}: last, best ({unit})' for key in keys)]
     rows = [head, ['---'] * len(head)]
     for run in runs:
         minutes, seconds = divmod(round(run.seconds), 60)

@@ -13,7 +13,9 @@ from mmeffnet.errors import InputError
 SCALARS = 'vis_data/scalars.json'
 # What the lines hold beside losses, learning rate and metrics.
 ASIDE = {'base_lr', 'data_time', 'time', 'epoch', 'iter', 'memory', 'step'}
-EPOCH_LENGTH = re.compile(r'Epoch\(train\) *\[\d+\]\[ *\d+/(\d+)\]')  # in the log alone
+# In the log alone.
+EPOCH_LENGTH = re.compile(r'Epoch\(train\) *\[\d+\]\[ *\d+/(\d+)\]')
+RESUMED = re.compile(r'resumed epoch: \d+, iter: (\d+)')
 
 
 @dataclass
@@ -21,8 +23,8 @@ class Run:
     """One training: its curves by name, each as values by iteration.
 
     validated: names of the curves that come from validation. epoch_length: iterations of an
-    epoch, None where it is not known or there are none. seconds: what the iterations took,
-    validation and checkpoints aside.
+    epoch, None where it is not known or there are none. seconds: an estimate of what the
+    iterations took, validation and checkpoints aside, see :func:`read_run`.
     """
     name: str
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -40,7 +42,9 @@ class Run:
 def read_run(folder: Path | str, name: str | None = None) -> Run:
     """The run in a work dir, or one part of it: what was done again counts once.
 
-    A training that began anew in the same folder takes the place of what was there.
+    A training that began anew in the same folder takes the place of what was there. A line of
+    the log has the mean time of its last iterations (ten, unless log_processor.window_size says
+    otherwise), and that is taken for all since the line before: the others' times are in no file.
     Raises InputError where there are no numbers of a training, or a line cannot be read.
     """
     folder = Path(folder)
@@ -51,17 +55,18 @@ def read_run(folder: Path | str, name: str | None = None) -> Run:
     for path in files:
         lines = _lines(path)
         training = [line for line in lines if 'iter' in line]
-        if not training:
+        resumed = None if training else _in_log(path.parents[1], RESUMED)
+        if not training and resumed is None:
             continue  # a test has been run in this folder
         # What was written after the checkpoint that this part goes on from is done again.
-        _cut(run, times, training[0]['iter'])
-        run.epoch_length = _epoch_length(path.parents[1])
-        _join(run, lines)
+        _cut(run, times, training[0]['iter'] if training else resumed + 1)
+        if training:  # else this part made the validation alone that the one before owed
+            run.epoch_length = _in_log(path.parents[1], EPOCH_LENGTH)
+        _join(run, lines, done=max(times, default=0))
         times.update((line['iter'], line.get('time', 0.)) for line in training)
     if not times:
         raise InputError(f'run {str(folder)!r} was never trained: its scalars.json has no '
                          'iterations')
-    # Each line has the mean over the iterations since the one before.
     run.seconds = sum(times[step] * (step - before)
                       for before, step in pairwise([0, *sorted(times)]))
     return run
@@ -76,9 +81,11 @@ def _cut(run: Run, times: dict[int, float], start: int) -> None:
     run.validated = [key for key in run.validated if key in run.curves]
 
 
-def _join(run: Run, lines: list[Mapping]) -> None:
-    """Add the lines of one file. Validation is counted in epochs there, or not at all."""
-    done = 0
+def _join(run: Run, lines: list[Mapping], done: int) -> None:
+    """Add the lines of one file. Validation is counted in epochs there, or not at all.
+
+    done: iterations of the run so far, after which a file may begin with a validation.
+    """
     for line in lines:
         trained = 'iter' in line
         if trained:
@@ -107,11 +114,11 @@ def _lines(path: Path) -> list[dict]:
     return [entry for entry in found if 'step' in entry]
 
 
-def _epoch_length(folder: Path) -> int | None:
-    """Iterations of an epoch, by the first line of the log that tells them."""
+def _in_log(folder: Path, pattern: re.Pattern) -> int | None:
+    """The number that the first line of the log with the pattern tells."""
     for log in sorted(folder.glob('*.log')):
         with log.open(encoding='utf-8', errors='replace') as file:
             for line in file:
-                if match := EPOCH_LENGTH.search(line):
+                if match := pattern.search(line):
                     return int(match[1])
     return None

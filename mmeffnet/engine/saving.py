@@ -68,8 +68,16 @@ class CheckpointHook(MMEngineCheckpointHook):
     """MMEngine's hook with its arguments; at every moment a whole checkpoint is on the disk.
 
     MMEngine writes a file in place and removes the old one first, so that a kill or a full
-    disk may leave a torn file only.
+    disk may leave a torn file only. The checkpoint of before a validation is written once more
+    after it, as MMEngine does for a new best score: it says that the validation was made.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._saved_at = None  # iterations behind, in the checkpoint that was written last
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        self._saved_at = checkpoint['meta']['iter'] if runner._resume else None
 
     def before_train(self, runner) -> None:
         if '://' not in str(self.out_dir or '') and not (self.backend_args
@@ -78,7 +86,16 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().before_train(runner)
         self.file_backend = _RemoveLater(self.file_backend)
 
+    def after_val_epoch(self, runner, metrics) -> None:
+        before, self._saved_at = self._saved_at, None
+        super().after_val_epoch(runner, metrics)
+        if before == runner.iter and self._saved_at is None:
+            self._save_checkpoint_with_step(
+                runner, runner.epoch if self.by_epoch else runner.iter,
+                meta=dict(epoch=runner.epoch, iter=runner.iter))
+
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
+        self._saved_at = meta['iter']
         super()._save_checkpoint_with_step(runner, step, meta)
         self.file_backend.catch_up()
 

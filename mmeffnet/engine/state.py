@@ -1,10 +1,12 @@
 """What a run's checkpoint holds beside the weights, and how a run goes on from it."""
 import random
+from bisect import bisect
 
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmeffnet.engine.accumulation import waiting
 from mmeffnet.engine.checkpoint import bare_model
@@ -16,8 +18,9 @@ from mmeffnet.registry import HOOKS
 class ExactResumeHook(Hook):
     """Let a resumed run do what the uninterrupted one would have done, to the bit.
 
-    Every checkpoint holds the random state, the place within the epoch and the gradients of a
-    step that is not complete. The random state is that of the main process of rank 0; the order
+    Every checkpoint holds the random state, the place within the epoch, the gradients of a step
+    that is not complete, and whether a validation was still to come: it is made before the
+    training goes on. The random state is that of the main process of rank 0; the order
     of the images follows from seed, epoch and rank, what is drawn for one of them from
     SamplesHook. Validation leaves the random state as it found it, so that how often one
     validates does not change the training.
@@ -27,6 +30,19 @@ class ExactResumeHook(Hook):
 
     def __init__(self):
         self._resumed = self._before_val = None
+        self._validation_due = False
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._validation_due = validation_due(runner, runner.iter + 1, runner.max_iters)
+
+    def after_train_epoch(self, runner) -> None:
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._validation_due = validation_due(runner, runner.epoch + 1, runner.max_epochs)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        # Before CheckpointHook, which writes the checkpoint of this step once more.
+        self._validation_due = False
 
     def before_val(self, runner) -> None:
         self._before_val = random_state()
@@ -38,6 +54,7 @@ class ExactResumeHook(Hook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         # A new best score has the last checkpoint written again in the midst of validation.
         checkpoint['random_state'] = self._before_val or random_state()
+        checkpoint['validation_due'] = self._validation_due
         loop = runner.train_loop
         if hasattr(loop, 'batches_done'):
             # A checkpoint that is written at the end of an epoch belongs to the next.
@@ -54,6 +71,8 @@ class ExactResumeHook(Hook):
         if runner._resume:
             self._resumed = {key: checkpoint.get(key) for key in (
                 'random_state', 'within_epoch', 'gradients', 'meta')}
+            if checkpoint.get('validation_due'):
+                runner.register_hook(_ValidationFirst())
 
     def before_train(self, runner) -> None:
         # Not while loading: MMEngine sets the seed once more after that. A fine-tuning from
@@ -74,6 +93,26 @@ class ExactResumeHook(Hook):
         sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
         if hasattr(sampler, 'seed') and seed is not None:
             sampler.seed = seed
+
+
+class _ValidationFirst(Hook):
+    """Makes the validation that a resumed run still owes, once every other hook is ready."""
+    priority = 'LOWEST'
+
+    def before_train(self, runner) -> None:
+        if runner.val_loop is not None:
+            print_log(f'The validation after {runner.iter} iterations was not completed: it is '
+                      'made now', 'current')
+            runner.val_loop.run()
+
+
+def validation_due(runner, done: int, last: int) -> bool:
+    """Whether the training loop validates after ``done`` of ``last`` epochs or iterations."""
+    loop = runner.train_loop
+    # As the loop does after its hooks: it sets ``val_interval`` only then.
+    interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, done + 1) - 1]
+    return (runner.val_loop is not None and done >= loop.val_begin
+            and (done % interval == 0 or done == last))
 
 
 def random_state() -> dict:

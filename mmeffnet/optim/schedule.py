@@ -55,6 +55,16 @@ class StaircaseParamScheduler(_ParamScheduler):
                    begin=int(begin * epoch_length),
                    end=end if end == INF else int(end * epoch_length), by_epoch=False, **kwargs)
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on from a saved state; with the same stairs to the end that was given here.
+
+        So a run that is resumed with more epochs keeps falling. Other stairs, or epochs of another
+        length, are replaced by the saved ones, as in all of MMEngine's schedulers.
+        """
+        same = all(state_dict.get(key) == getattr(self, key)
+                   for key in ('begin', 'stair', 'gamma', 'warmup', 'by_epoch'))
+        super().load_state_dict({**state_dict, 'end': self.end} if same else state_dict)
+
     def _get_value(self):
         factor = self.factor(self.last_step)
         return [value * factor for value in self.base_values]

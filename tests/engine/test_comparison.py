@@ -103,13 +103,13 @@ def test_the_tool_prints_how_far_each_run_came_and_writes_the_picture(resumed, t
                       'two', cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, '')
     assert result.stdout.splitlines() == [
-        '| run | epochs | time of steps | loss: last, best (epoch) '
+        '| run | epochs | time of steps (estimated) | loss: last, best (epoch) '
         '| accuracy/top1: last, best (epoch) |',
-        '| --- | ---    | ---           | ---                      '
+        '| --- | ---    | ---                       | ---                      '
         '| ---                               |',
-        '| one | 3      | 0:00:29       | 0.5, 0.5 (2.9)           '
+        '| one | 3      | 0:00:29                   | 0.5, 0.5 (2.9)           '
         '| 60, 70 (2)                        |',
-        '| two | 1      | 1:06:40       | 3, 3 (1)                 '
+        '| two | 1      | 1:06:40                   | 3, 3 (1)                 '
         '| 40, 40 (1)                        |',
         'Picture: a/b.png']
     with Image.open(tmp_path / 'a/b.png') as picture:

@@ -111,7 +111,9 @@ def test_the_old_checkpoint_is_there_until_the_new_one_is(tiny_config, tmp_path,
         'val_dataloader = dict(dataset=dict(indices=64))',
         'default_hooks = dict(checkpoint=dict(max_keep_ckpts=1, save_best=None))'),
         '--work-dir', 'out']))
-    assert seen == [[], ['epoch_1.pth'], ['epoch_2.pth']]
+    # Each once more after its validation.
+    assert seen == [[], ['epoch_1.pth'], ['epoch_1.pth'], ['epoch_2.pth'], ['epoch_2.pth'],
+                    ['epoch_3.pth']]
     assert [p.name for p in tmp_path.glob('out/*.pth')] == ['epoch_3.pth']
 
 

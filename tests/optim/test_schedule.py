@@ -58,6 +58,17 @@ def test_it_resumes_anywhere(stopped):
     assert resumed == values[stopped:]
 
 
+@pytest.mark.parametrize(('options', 'end'), [
+    (dict(epoch_length=4, end=6), 24), (dict(epoch_length=4, end=2), 8),
+    (dict(epoch_length=2, end=6), 12), (dict(epoch_length=4, end=6, gamma=0.5), 12)])
+def test_the_same_stairs_go_on_to_another_end_and_others_are_the_saved_ones(options, end):
+    _, saved = scheduler(4, end=3)
+    _, resumed = scheduler(**options)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.end == end
+    assert (resumed.stair, resumed.gamma) == (saved.stair, saved.gamma)
+
+
 def test_groups_keep_their_own_rates():
     params = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([dict(params=params[:1], lr=1.), dict(params=params[1:], lr=0.1)])

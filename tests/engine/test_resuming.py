@@ -1,0 +1,299 @@
+"""Runs that go on: the validation that was owed, and what of another config is not used."""
+import json
+import os
+import signal
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.runner.utils import calc_dynamic_intervals
+
+from mmeffnet.engine import recipe as recipes
+from mmeffnet.engine.history import read_run
+from mmeffnet.engine.recipe import differences, recipe
+from mmeffnet.engine.saving import newest_checkpoint
+from mmeffnet.engine.state import validation_due
+
+
+class Model(BaseModel):
+    """A line through points; validation gives its distance, averaged weights another."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(1, 1)
+
+    def forward(self, inputs, mode='tensor'):
+        loss = (self.line(inputs.view(-1, 1)) - 3 * inputs.view(-1, 1)).square().mean()
+        return dict(loss=loss) if mode == 'loss' else [loss]
+
+
+class Score(BaseMetric):
+    """The best is in the midst of the run."""
+
+    def process(self, data_batch, data_samples):
+        self.results.append(float(data_samples[0]))
+
+    def compute_metrics(self, results):
+        return dict(score=-abs(sum(results) / len(results) - TARGET))
+
+
+TARGET = 0.5  # what the second validation of four comes nearest to
+LOOPS = dict(
+    epochs=dict(type='mmeffnet.EpochBasedTrainLoop', max_epochs=4),
+    iterations=dict(type='IterBasedTrainLoop', max_iters=16, val_interval=4))
+STARTS = iter(range(10 ** 6))
+
+
+class Accident(Hook):
+    """What happens once so many iterations are behind, in a batch of the validation by default."""
+    priority = 'HIGHEST'
+
+    def __init__(self, at, happen, when='after_val_iter'):
+        def meet(runner, **_):
+            if runner.iter + (when == 'after_train_iter') == at:
+                happen()
+        setattr(self, when, meet)
+
+
+def kill():
+    raise KeyboardInterrupt  # nothing of this package looks at it
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def start(folder, kind='epochs', accident=None, load_from=None, **changes):
+    """Train in this process, to the end or to what stops it."""
+    torch.manual_seed(0)  # the first weights
+    by_epoch = kind == 'epochs'
+    data = dict(batch_size=2, dataset=[dict(inputs=torch.tensor(n / 8)) for n in range(8)],
+                num_workers=0, collate_fn=dict(type='default_collate'),
+                sampler=dict(type=f'{"Default" if by_epoch else "Infinite"}Sampler'))
+    settings = dict(
+        train_dataloader=data, val_dataloader={**data, 'sampler': dict(type='DefaultSampler')},
+        train_cfg=LOOPS[kind], val_cfg=dict(), val_evaluator=[Score()],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
+        param_scheduler=dict(type='mmeffnet.StaircaseLR', warmup=0, step=1, gamma=0.9,
+                             convert_to_iter_based=True)) | changes
+    runner = Runner(
+        Model(), str(folder), load_from=load_from, resume=load_from is not None,
+        experiment_name=f'run_{next(STARTS):06d}', log_level='INFO',
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=by_epoch),
+            checkpoint=dict(type='mmeffnet.CheckpointHook', interval=1 if by_epoch else 4,
+                            by_epoch=by_epoch, save_best='score', rule='greater'),
+            **{name: dict(type=f'mmeffnet.{name}') for name in (
+                'ExactResumeHook', 'PlainCheckpointHook', 'SigtermHook', 'ChangedRecipeHook')}),
+        custom_hooks=[EMAHook(momentum=0.3), *([accident] if accident else [])],
+        log_processor=dict(by_epoch=by_epoch), randomness=dict(seed=1), default_scope='mmeffnet',
+        visualizer=dict(type='Visualizer', name=f'v{next(STARTS)}',
+                        vis_backends=[dict(type='LocalVisBackend')]),
+        cfg=dict(settings, val_evaluator=None), **settings)
+    with suppress(KeyboardInterrupt, SystemExit):
+        runner.train()
+
+
+def seen(folder):
+    """What a run leaves: validations as (step, score), the best checkpoint, the last weights."""
+    lines = [json.loads(line) for path in sorted(folder.glob('*/vis_data/scalars.json'),
+                                                 key=os.path.getmtime)
+             for line in path.read_text().splitlines()]
+    best, = folder.glob('best_*.pth')
+    last = torch.load(newest_checkpoint(folder), weights_only=True)
+    history = last['message_hub']['log_scalars']['val/score']['history'].tolist()
+    return ([(line['step'], line['score']) for line in lines if 'score' in line], history,
+            best.name, torch.load(best, weights_only=True)['state_dict'],
+            last['state_dict'], last['ema_state_dict'], last['optimizer'])
+
+
+def same(one, other):
+    """Whether two values are equal to the bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def validations(folder):
+    return [step for step, _ in seen(folder)[0]]
+
+
+@pytest.fixture(scope='module', params=LOOPS)
+def whole(request, tmp_path_factory):
+    """The kind of a run, its folder, and what it leaves when nothing happens to it."""
+    folder = tmp_path_factory.mktemp('whole')
+    start(folder, request.param)
+    return request.param, folder, seen(folder)
+
+
+@pytest.mark.parametrize('at', [8, 16])
+@pytest.mark.parametrize('happen', [kill, terminate])
+def test_a_validation_that_was_cut_off_is_made_before_the_run_goes_on(happen, at, whole, tmp_path):
+    kind, _, expected = whole
+    assert expected[2] in ('best_score_epoch_2.pth', 'best_score_iter_8.pth')
+    start(tmp_path, kind, Accident(at, happen))
+    stopped = newest_checkpoint(tmp_path)
+    assert torch.load(stopped, weights_only=True)['validation_due']
+    start(tmp_path, kind, load_from=str(stopped))
+    assert same(seen(tmp_path), expected)
+    curve = read_run(tmp_path).curves['score']
+    assert curve == {step * 4 if kind == 'epochs' else step: score for step, score in expected[0]}
+
+
+def test_a_step_that_sigterm_ended_owes_its_validation(whole, tmp_path):
+    kind, _, expected = whole
+    start(tmp_path, kind, Accident(8, terminate, 'after_train_iter'))
+    assert validations(tmp_path) in ([1], [4])
+    start(tmp_path, kind, load_from=str(newest_checkpoint(tmp_path)))
+    assert same(seen(tmp_path), expected)
+
+
+def test_a_validation_that_was_made_late_is_not_made_again(whole, tmp_path):
+    kind, _, _ = whole
+    start(tmp_path, kind, Accident(8, kill))
+    for at in (9, 16):  # killed in the next step, then not any more
+        start(tmp_path, kind, Accident(at, kill, 'before_train_iter'),
+              load_from=str(newest_checkpoint(tmp_path)))
+    assert validations(tmp_path) == ([1, 2, 3, 4] if kind == 'epochs' else [4, 8, 12, 16])
+
+
+def test_a_run_that_is_over_validates_nothing_when_it_is_resumed(whole, tmp_path):
+    kind, folder, expected = whole
+    start(tmp_path, kind, load_from=str(newest_checkpoint(folder)))
+    assert not list(tmp_path.glob('*/vis_data/scalars.json'))
+    assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize(('old', 'changes'), [
+    (False, dict(val_dataloader=None, val_cfg=None, val_evaluator=None)), (True, {})])
+def test_without_validation_or_record_none_is_made(old, changes, whole, tmp_path):
+    kind, _, _ = whole
+    start(tmp_path, kind, Accident(16, kill))
+    path = newest_checkpoint(tmp_path)
+    if old:
+        content = torch.load(path, weights_only=True)
+        del content['validation_due']
+        torch.save(content, path)
+    start(tmp_path / 'on', kind, load_from=str(path), **changes)
+    assert not list(tmp_path.glob('on/*/vis_data/scalars.json'))
+
+
+@pytest.mark.parametrize(('loop', 'due'), [
+    (dict(), [1, 2, 3, 4, 5]), (dict(val_begin=3), [3, 4, 5]), (dict(val_interval=2), [2, 4, 5]),
+    (dict(val_interval=3, dynamic_intervals=[(4, 1)]), [3, 4, 5]), (dict(val_cfg=None), [])])
+def test_what_is_due_is_what_the_loop_does(loop, due):
+    runner = SimpleNamespace(val_loop=loop.pop('val_cfg', 'one'))
+    loop = dict(val_begin=1, val_interval=1, dynamic_intervals=None) | loop
+    milestones, intervals = calc_dynamic_intervals(loop['val_interval'], loop['dynamic_intervals'])
+    runner.train_loop = SimpleNamespace(val_begin=loop['val_begin'], dynamic_milestones=milestones,
+                                        dynamic_intervals=intervals)
+    assert [done for done in range(1, 6) if validation_due(runner, done, 5)] == due
+
+
+FIRST = dict(train_cfg=dict(type='mmeffnet.EpochBasedTrainLoop', max_epochs=2))
+SGD = dict(type='SGD', lr=0.05, momentum=0.9)
+COSINE = dict(type='CosineAnnealingLR', convert_to_iter_based=True)
+SMALL = dict(batch_size=4, dataset=[dict(inputs=torch.tensor(n / 8)) for n in range(8)],
+             num_workers=0, collate_fn=dict(type='default_collate'),
+             sampler=dict(type='DefaultSampler'))
+UNUSED = '{} of the config is not used: --resume goes on with {} of the checkpoint; for a training'
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    """The last checkpoint of two epochs on a falling cosine, and of two on stairs."""
+    folder = tmp_path_factory.mktemp('finished')
+    start(folder / 'cosine', **FIRST, param_scheduler=COSINE)
+    start(folder / 'stairs', **FIRST)
+    return {name: str(newest_checkpoint(folder / name)) for name in ('cosine', 'stairs')}
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """The warnings of settings that are not used."""
+    lines = []
+    monkeypatch.setattr(recipes, 'print_log', lambda line, *_, **level: lines.append(line))
+    return lines
+
+
+@pytest.mark.parametrize(('changes', 'lines'), [
+    (dict(), []),
+    (dict(optim_wrapper=dict(optimizer=SGD, clip_grad=dict(max_norm=9.))), []),
+    (dict(auto_scale_lr=dict(base_batch_size=8)), []),
+    (dict(optim_wrapper=dict(optimizer={**SGD, 'lr': 0.1, 'weight_decay': 1e-4})),
+     [UNUSED.format('optim_wrapper.optimizer.lr=0.1', '0.05'),
+      UNUSED.format('optim_wrapper.optimizer.weight_decay=0.0001', 'no value')]),
+    (dict(param_scheduler={**COSINE, 'eta_min': 0.01}),
+     [UNUSED.format('param_scheduler.eta_min=0.01', 'no value')]),
+    (dict(param_scheduler=[COSINE, COSINE]), ['param_scheduler: of ']),
+    (dict(train_cfg=LOOPS['epochs']),
+     ['param_scheduler.0.end of the config, or of train_cfg where it has none, comes to 16 '
+      'iterations: --resume goes on with 8 iterations of the checkpoint, after which']),
+    (dict(train_dataloader=SMALL),
+     ['train_dataloader.batch_size=4 is used; learning rate and schedule stay those for 2',
+      'param_scheduler.0.end of the config, or of train_cfg where it has none, comes to 4 ']),
+    (dict(auto_scale_lr=dict(enable=True, base_batch_size=8)), [UNUSED.format(
+        "auto_scale_lr={'base_batch_size': 8, 'enable': True}", 'no value')]),
+])
+def test_each_setting_that_a_resumed_run_does_not_use_is_said(changes, lines, finished, tmp_path,
+                                                              warned):
+    changes = FIRST | dict(param_scheduler=COSINE) | changes
+    start(tmp_path, load_from=finished['cosine'], **changes)
+    assert len(warned) == len(lines)
+    for text, line in zip(lines, warned, strict=True):
+        assert line.startswith(text)
+        assert f'--cfg-options load_from={finished["cosine"]} in place of --resume' in line
+
+
+def test_what_was_overruled_once_is_not_taken_for_what_the_run_has(finished, tmp_path, warned):
+    changes = dict(param_scheduler=COSINE, train_cfg={**FIRST['train_cfg'], 'max_epochs': 3})
+    faster = dict(optim_wrapper=dict(optimizer={**SGD, 'lr': 0.1}))
+    start(tmp_path, load_from=finished['cosine'], **changes, **faster)
+    newest = str(newest_checkpoint(tmp_path))
+    warned.clear()
+    start(tmp_path, load_from=newest, **changes)  # the first rate again, which is the one in use
+    assert ['optimizer.lr' in line for line in warned] == [False]  # of the end alone
+    warned.clear()
+    start(tmp_path, load_from=newest, **changes, **faster)
+    assert ['optimizer.lr=0.1' in line for line in warned] == [True, False]
+
+
+def test_a_checkpoint_without_the_recipe_has_its_config_compared(finished, tmp_path, warned):
+    content = torch.load(finished['cosine'], weights_only=True)
+    del content['recipe']
+    for text, count in ((content['meta']['cfg'], 1), ('model = <object at 0x7f>', 0)):
+        warned.clear()
+        content['meta']['cfg'] = text
+        torch.save(content, tmp_path / 'old.pth')
+        start(tmp_path / 'on', load_from=str(tmp_path / 'old.pth'), **FIRST, param_scheduler=COSINE,
+              optim_wrapper=dict(optimizer={**SGD, 'momentum': 0.5}))
+        assert len(warned) == count
+
+
+def test_stairs_go_on_falling_for_more_epochs(finished, tmp_path, warned):
+    start(tmp_path, load_from=finished['stairs'])
+    assert not warned
+    rates = torch.load(newest_checkpoint(tmp_path), weights_only=True)['param_schedulers']
+    assert rates[0]['end'] == 16
+    assert rates[0]['_last_value'] == [pytest.approx(0.05 * 0.9 ** 3)]  # 0.9 by the old end
+
+
+def test_nothing_of_a_config_is_executed(tmp_path):
+    call = f"open({str(tmp_path / 'x')!r}, 'w')"
+    found = recipe(f"param_scheduler = dict(gamma={call}, end=-1)\n"
+                   "optim_wrapper = {'optimizer': {'lr': 1e-3, 'betas': (0.9, 0.99)}}\n")
+    assert found['param_scheduler'] == dict(gamma=call, end=-1)
+    assert found['optim_wrapper.optimizer'] == dict(lr=0.001, betas=(0.9, 0.99))
+    assert not list(tmp_path.iterdir())
+
+
+def test_differences_name_the_place():
+    assert list(differences(dict(a=[dict(b=1, c=2)], d=[1, 2]), dict(a=[dict(b=1)], d=[1]))) == [
+        ('a.0.c', 2, None), ('d', [1, 2], [1])]
