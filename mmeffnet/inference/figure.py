@@ -1,8 +1,6 @@
 """The figure of class-activation maps: the photograph, and each network's map beside it."""
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from PIL import Image
 
 from mmeffnet.files import whole
 from mmeffnet.inference.drawing import FAINT, INK, fitted, percent, short_name
-from mmeffnet.inference.files import Places
+from mmeffnet.inference.files import Places, mark_for
 
 # Inches: the side of a map, the titles above it, gaps, and the room for the colour scale.
 SIDE, TITLES, GAP, SCALE = 3.0, 0.78, 0.22, 1.0
@@ -44,9 +42,7 @@ def place_of_figure(folder: Path, picture: Path) -> tuple[Path, str]:
     That is NAME_maps.png, or NAME_maps-2.png where that is another picture's: only a figure
     of the same picture is replaced.
     """
-    # A hash, since figures are passed on, and nobody has to know the folders of others.
-    whose = hashlib.sha256(os.fsencode(os.path.realpath(picture))).hexdigest()[:16]
-    mark = f'mmeffnet explain {whose}'
+    mark = mark_for('mmeffnet explain', [picture])
     return Places(folder, '.png', [picture], mark).place(Path(f'{picture.stem}_maps.png')), mark
 
 

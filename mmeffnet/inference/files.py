@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 from PIL import Image
@@ -16,61 +18,85 @@ from mmeffnet.inference.images import SUFFIXES, own_limit
 
 ANNOTATED = 'annotated'  # the folder of pictures, beside the tables of a run
 TABLES = ('predictions.csv', 'predictions.json', 'failed.csv')
+MARK = 'mmeffnet predict'  # what all that a run has written begins to say of itself with
 
 
 @dataclass(frozen=True)
 class Found:
     """The pictures to read, each with its place below the folder that was named.
 
-    left_alone: how many files of the folders have no suffix of a picture.
+    left_alone: how many files of the folders have no suffix of a picture. mark: what the
+    files of this run say of themselves: only those of the same inputs are replaced.
     """
     pictures: tuple[tuple[Path, Path], ...]
     left_alone: int
+    mark: str
+
+
+def mark_for(tool: str, inputs: Iterable[str | Path]) -> str:
+    """'TOOL HASH', the same for the same files and folders, in whatever order and spelling."""
+    # A hash, since pictures are passed on, and nobody has to know the folders of others.
+    paths = sorted({os.fsencode(os.path.realpath(path)) for path in inputs})
+    return f'{tool} {hashlib.sha256(bytes(1).join(paths)).hexdigest()[:16]}'
 
 
 def collect(inputs: Sequence[str | Path], out: Path) -> Found:
     """The files named, and the pictures below the folders named, each once.
 
-    Below a folder hidden files, files without a picture's suffix and the pictures that this
-    run or an earlier one has written are left alone. Raises InputError for a path that does
-    not exist, and where no picture is found.
+    Below a folder hidden files, files without a picture's suffix, and the annotated pictures
+    of this run and of others are left alone; those of others are read where their folder is
+    named itself. Raises InputError for a path that does not exist, and where no picture is
+    found.
     """
+    mark, own = mark_for(MARK, inputs), Path(out, ANNOTATED).resolve()
     found: dict[Path, Path] = {}  # the absolute path decides what is the same picture
-    pictures, left_alone = [], 0
+    pictures, left_alone, annotated = [], 0, 0
     for given in map(Path, inputs):
         if not given.exists():
             raise InputError(f'{printable(given)}: there is no such file or folder')
         if not given.is_dir():
             candidates = [(given, Path(given.name))]
         else:
-            below = list(_files_below(given, Path(out, ANNOTATED).resolve()))
-            candidates = [(path, path.relative_to(given)) for path in below
-                          if path.suffix.lower() in SUFFIXES]
-            left_alone += len(below) - len(candidates)
+            below = list(_files_below(given))
+            named = [path for path in below if path.suffix.lower() in SUFFIXES]
+            left_alone += len(below) - len(named)
+            candidates = [(path, path.relative_to(given)) for path in named
+                          if not _is_annotated(path, given, own, mark)]
+            annotated += len(named) - len(candidates)
         for path, place in candidates:
             if found.setdefault(path.absolute(), place) is place:
                 pictures.append((path, place))
     if not pictures:
-        raise InputError(f'no picture in {", ".join(map(printable, inputs))} (pictures end in '
-                         f'{", ".join(sorted(SUFFIXES))})')
-    return Found(tuple(pictures), left_alone)
+        why = (f'{annotated} of earlier runs are left alone' if annotated else
+               f'pictures end in {", ".join(sorted(SUFFIXES))}')
+        raise InputError(f'no picture in {", ".join(map(printable, inputs))} ({why})')
+    return Found(tuple(pictures), left_alone, mark)
 
 
-def _files_below(folder: Path, own: Path) -> Iterator[Path]:
-    """Files in order of their names, links followed, each folder entered once.
-
-    own: the folder that this run writes pictures to.
-    """
-    entered = {own}
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in order of their names, links followed, each folder entered once."""
+    entered = set()
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith('.') and not (
-            name == ANNOTATED and TABLES[1] in files))
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
         here = Path(root).resolve()
         if here in entered:
             folders.clear()
             continue
         entered.add(here)
         yield from (Path(root, name) for name in sorted(files) if not name.startswith('.'))
+
+
+def _is_annotated(path: Path, folder: Path, own: Path, mark: str) -> bool:
+    """Whether a picture below ``folder`` is one that this tool has written there.
+
+    own, mark: the folder that this run writes pictures to, and what it writes in them.
+    """
+    found_on_the_way = ANNOTATED in path.relative_to(folder).parts[:-1]
+    here = path.parent.resolve()
+    if not found_on_the_way and own not in (here, *here.parents):
+        return False
+    says = mark_of(path) or ''
+    return says == mark or found_on_the_way and says.startswith(MARK)
 
 
 class Places:
@@ -117,12 +143,15 @@ class Tables:
     """predictions.csv, predictions.json and failed.csv of a run, in ``out``.
 
     Rows are written as they come, to a file beside: a run that is killed leaves
-    '.predictions.csv.PROCESS.part'. The finished files appear together in ``close``.
+    '.predictions.csv.PROCESS.part'. The finished files appear together in ``close``: in the
+    place of those of the same mark; where a file is another's, all three are
+    'predictions-2.csv' and so on.
+    mark: of the inputs, see ``mark_for``. about: what predictions.json says besides.
     """
     COLUMNS = ('file', 'rank', 'index', 'name', 'probability')
 
-    def __init__(self, out: Path, **about):
-        self.out, self.about = out, about
+    def __init__(self, out: Path, mark: str, **about):
+        self.out, self.mark, self.about = out, mark, about
         self.images: list[dict] = []
         self.failed: list[dict] = []
         out.mkdir(parents=True, exist_ok=True)
@@ -145,16 +174,37 @@ class Tables:
     def close(self) -> list[Path]:
         """Finish the files; gives their paths."""
         self._file.close()
-        paths = [self.out / name for name in TABLES]
+        paths = next(filter(self._may_be_written, map(self._paths, count(1))))
         self.part.replace(paths[0])
-        with whole(paths[1]) as part:
-            part.write_text(json.dumps(
-                dict(**self.about, images=self.images, failed=self.failed), indent=1,
-                ensure_ascii=False), encoding='utf-8')
         with whole(paths[2]) as part, part.open('w', newline='', encoding='utf-8') as file:
             rows = csv.writer(file)
             rows.writerows([('file', 'reason'), *(row.values() for row in self.failed)])
+        with whole(paths[1]) as part:
+            part.write_text(json.dumps(
+                dict(mark=self.mark, sha256={TABLES[i]: _sha256(paths[i]) for i in (0, 2)},
+                     **self.about, images=self.images, failed=self.failed), indent=1,
+                ensure_ascii=False), encoding='utf-8')
         return paths
+
+    def _paths(self, number: int) -> list[Path]:
+        ending = f'-{number}' if number > 1 else ''
+        return [self.out / f'{Path(name).stem}{ending}{Path(name).suffix}' for name in TABLES]
+
+    def _may_be_written(self, paths: list[Path]) -> bool:
+        """Whether nothing is there, or what a run of the same mark has left, and nobody changed."""
+        if not any(map(os.path.lexists, paths)):
+            return True
+        try:
+            told = json.loads(paths[1].read_text(encoding='utf-8'))
+            return told['mark'] == self.mark and all(
+                told['sha256'][TABLES[i]] == _sha256(paths[i])
+                for i in (0, 2) if os.path.lexists(paths[i]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # a file of somebody else
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def printable(path) -> str:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
 from torch import nn
 
 from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.inference import DEFAULT_WEIGHTS
+from mmeffnet.inference import DEFAULT_WEIGHTS, origins
 from mmeffnet.inference.settings import Settings
 from mmeffnet.models import EfficientNet, EfficientNetHead
 from mmeffnet.models.efficientnet import CONVS
@@ -60,15 +59,16 @@ class Network:
         return shares
 
 
-def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str = 'pil',
+def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str | None = None,
                   classes: Sequence[str] | str | Path | None = None) -> Network:
     """Build the network that ``weights`` are of, and load them.
 
     weights: whatever :func:`mmeffnet.weights.load_weights` takes, or what it returned.
-    device: such as 'cpu' or 'cuda:1'; None takes CUDA where there is one. classes: names of
-    the classes, or a file of them, one a line; None knows ImageNet's.
-    Raises InputError for weights without a classifier or of no known variant, and for a
-    device or class names that do not fit.
+    device: such as 'cpu' or 'cuda:1'; None takes CUDA where there is one. resampler: see
+    :meth:`Settings.of`. classes: names of the classes, or a file of them, one a line; None
+    knows those that a training's checkpoint states, and ImageNet's.
+    Raises InputError for weights without a classifier or of no known variant, for a training's
+    checkpoint of another model, and for a device or class names that do not fit.
     """
     source = weights if isinstance(weights, (str, Path)) else weights.source
     device = choose_device(device)
@@ -81,10 +81,12 @@ def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str = 'pil
     if weights.classes is None:
         raise InputError(f'{source}: these weights have no classifier, only a backbone: there '
                          'is nothing to predict with')
-    names = class_names(classes, weights.classes)
+    origins.refuse_other_models(weights)
+    own_names = origins.own_names(weights)
+    names = class_names(own_names if classes is None else classes, weights.classes)
     settings = Settings.of(weights, resampler)
     if weights.entry is None:
-        _notice_assumptions(source, weights.variant, settings, weights.padding)
+        origins.tell(weights, settings, names if classes is None else None)
     model = _build(weights).eval().to(device=device, memory_format=torch.channels_last)
     return Network(model=model, settings=settings, names=names, variant=weights.variant,
                    title=title_of(weights.variant), source=str(source), device=device)
@@ -162,8 +164,9 @@ def _build(weights) -> Classifier:
         raise InputError(f'{weights.source}: the stem takes {stem} channels, and a picture has 3')
     with torch.device('meta'):
         # Every tensor comes from the file: no memory and no time for random ones.
-        backbone = EfficientNet(arch=weights.variant, conv_cfg=CONVS[weights.padding or 'same'],
-                                norm_cfg=dict(type='BN', eps=weights.eps or 1e-3))
+        padding, eps = origins.numerics(weights)
+        backbone = EfficientNet(arch=weights.variant, conv_cfg=CONVS[padding],
+                                norm_cfg=dict(type='BN', eps=eps))
         model = Classifier(backbone, EfficientNetHead(num_classes=weights.classes,
                                                       arch=weights.variant))
     missing = {key for key in model.state_dict() if not key.endswith(_COUNTER)}
@@ -187,10 +190,3 @@ def _names_in(path: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'class file {str(path)!r} cannot be read: {one_line(error)}') from error
     return tuple(line.strip() for line in lines if line.strip())
-
-
-def _notice_assumptions(source, variant: str, settings: Settings, padding: str | None) -> None:
-    norm = settings.norm
-    print_log(f'{source} is no published set: taken are {settings.resolution} px, mean '
-              f'{norm.mean}, std {norm.std} and {(padding or "same").upper()} padding, as for '
-              f'{variant}', 'current')

@@ -46,15 +46,16 @@ class Predictor:
             catalog, or what :func:`mmeffnet.weights.load_weights` returned.
         device: Such as 'cpu' or 'cuda:0'; None, the default, takes CUDA where there is one.
         batch_size (int): Pictures that are run together. Defaults to 16.
-        resampler (str): 'pil', the default, or 'cv2', see :class:`Settings`.
+        resampler (str, optional): 'pil' or 'cv2', see :class:`Settings`; None, the default, is
+            that of the checkpoint's training, and 'pil' where it is not known.
         classes: Names of the classes, or a file of them, one a line; None, the default,
-            knows ImageNet's.
+            knows those that a training's checkpoint states, and ImageNet's.
 
     Raises InputError naming the argument, its value and the rule.
     """
 
     def __init__(self, weights=DEFAULT_WEIGHTS, *, device=None, batch_size: int = 16,
-                 resampler: str = 'pil', classes=None):
+                 resampler: str | None = None, classes=None):
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f'batch size {batch_size!r} must be a whole number above 0')
         self.batch_size = batch_size
@@ -134,7 +135,7 @@ def _for_showing(image: Image.Image) -> Image.Image:
 
 
 def predict(images, weights=DEFAULT_WEIGHTS, topk: int = 5, device=None, batch_size: int = 16,
-            resampler: str = 'pil', classes=None) -> list:
+            resampler: str | None = None, classes=None) -> list:
     """The most probable classes of pictures; builds a :class:`Predictor` for this one call.
 
     One picture gives a list of ``topk`` :class:`Prediction` (index, name, probability), best

@@ -21,7 +21,6 @@ from mmeffnet.inference.files import ANNOTATED, Found, Places, Tables, collect, 
 from mmeffnet.inference.images import read_image
 
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C has ended
-MARK = 'mmeffnet predict'  # in our annotated pictures, which alone are replaced
 FEW = 10  # failures that are named once more at the end
 
 
@@ -66,11 +65,13 @@ class Report:
         self.console = terminal(sys.stdout)
         network = predictor.network
         self.title, self.left_alone = network.title, found.left_alone
-        self.tables = Tables(out, weights=network.source, network=network.variant,
+        self.mark = found.mark
+        self.tables = Tables(out, found.mark, weights=network.source, network=network.variant,
                              resolution=network.settings.resolution,
                              resampler=network.settings.resampler)
         self.places = Places(out / ANNOTATED, '.jpg',
-                             [path for path, _ in found.pictures], MARK) if pictures else None
+                             [path for path, _ in found.pictures],
+                             found.mark) if pictures else None
 
     def add(self, outcome, place: Path) -> None:
         """Print one outcome and write its picture; a failure is named and counted."""
@@ -113,7 +114,7 @@ class Report:
                           printable(Path(outcome.source).name))
         with whole(picture) as part:
             # Full colour resolution: small coloured letters would be smeared.
-            drawn.save(part, 'JPEG', quality=92, subsampling=0, comment=MARK)
+            drawn.save(part, 'JPEG', quality=92, subsampling=0, comment=self.mark)
 
     def _fail(self, source, reason: str) -> None:
         self.tables.fail(source, reason)

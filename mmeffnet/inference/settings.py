@@ -1,6 +1,7 @@
 """How a network wants its picture: size, crop, interpolation and normalisation."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import mmcv
@@ -31,6 +32,8 @@ class Settings:
     filter, which is what timm does, bit for bit; 'cv2' is mmpretrain's
     ``EfficientNetCenterCrop``, which crops and then resizes without antialiasing.
     squash: take the whole picture, its sides made equal; ``scale`` is then the resolution.
+    channel_order: 'rgb' or 'bgr', of the tensor that the network takes; ``norm`` is of RGB.
+    transforms: configs of mmpretrain's own transforms, which then make the pixels.
     """
     resolution: int
     scale: int
@@ -38,31 +41,42 @@ class Settings:
     interpolation: str = 'bicubic'
     resampler: str = 'pil'
     squash: bool = False
+    channel_order: str = 'rgb'
+    transforms: tuple[Mapping, ...] = ()
 
     def __post_init__(self):
         if self.resampler not in RESAMPLERS:
             raise InputError(f'resampler={self.resampler!r} must be one of {RESAMPLERS}')
 
     @classmethod
-    def of(cls, weights, resampler: str = 'pil') -> Settings:
+    def of(cls, weights, resampler: str | None = None) -> Settings:
         """What the weights' catalog entry says, or their variant's own numbers without one.
 
         weights: :class:`mmeffnet.weights.Weights` of a known variant. A file may state its
-        normalisation itself.
+        normalisation itself, that of a training its whole test pipeline. resampler: None, the
+        default, is that of this pipeline, and 'pil' without one.
         """
         entry, known = weights.entry, VARIANTS[weights.variant]
         resolution = entry.resolution if entry else known.resolution
-        scale = entry.scale if entry else resolution + BORDER
-        return cls(resolution=resolution, scale=scale, resampler=resampler,
-                   squash=bool(entry) and entry.crop_mode == 'squash',
-                   norm=weights.norm or (entry.norm if entry else known.norm),
-                   interpolation=entry.interpolation if entry else 'bicubic')
+        stated = {} if entry else weights.stated
+        found = dict(resolution=resolution, scale=entry.scale if entry else resolution + BORDER,
+                     resampler='pil', squash=bool(entry) and entry.crop_mode == 'squash',
+                     norm=weights.norm or stated.get('norm') or (entry or known).norm,
+                     interpolation=entry.interpolation if entry else 'bicubic',
+                     channel_order=stated.get('channel_order', 'rgb'))
+        found |= stated.get('input', {})
+        if resampler:
+            found |= dict(resampler=resampler, transforms=())
+        return cls(**found)
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The (resolution, resolution, 3) uint8 RGB array that is cut from an RGB picture."""
+        if not self.squash:
+            image = _without_far_ends(image)
+        if self.transforms:
+            return self._transformed(image)
         if self.squash:
             return self._squashed(image)
-        image = _without_far_ends(image)
         if self.resampler == 'cv2':
             return self._cv2(np.asarray(image))
         image = F.resize(image, self.scale, InterpolationMode(self.interpolation))
@@ -73,7 +87,8 @@ class Settings:
         pixels = torch.from_numpy(self.pixels(image).copy()).permute(2, 0, 1).float()
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in
                      (self.norm.mean, self.norm.std))
-        return (pixels - mean) / std
+        normalised = (pixels - mean) / std
+        return normalised.flip(0) if self.channel_order == 'bgr' else normalised
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of what the network sees, in pixels of a picture of ``size``.
@@ -86,6 +101,15 @@ class Settings:
         left, top = ((length - side) / 2 for length in size)
         return left, top, left + side, top + side
 
+    def _transformed(self, image: Image.Image) -> np.ndarray:
+        from mmpretrain.registry import TRANSFORMS
+        # Channels are resized each by itself, so that RGB and BGR give the same.
+        results = dict(img=np.asarray(image))
+        for step in self.transforms:
+            arguments = {key: value for key, value in step.items() if key != 'type'}
+            results = TRANSFORMS.get(step['type'])(**arguments).transform(results)
+        return results['img']
+
     def _squashed(self, image: Image.Image) -> np.ndarray:
         size = (self.resolution, self.resolution)
         if self.resampler == 'cv2':
@@ -96,7 +120,6 @@ class Settings:
         from mmpretrain.datasets.transforms import EfficientNetCenterCrop
         crop = EfficientNetCenterCrop(self.resolution, crop_padding=self.scale - self.resolution,
                                       interpolation=self.interpolation, backend='cv2')
-        # Channels are resized each by itself, so that RGB and BGR give the same.
         return crop.transform(dict(img=pixels))['img']
 
 

@@ -18,6 +18,7 @@ from torch.serialization import add_safe_globals
 
 from mmeffnet.errors import InputError
 from mmeffnet.variants import Norm
+from mmeffnet.weights.trained import trained
 
 
 def _history_method(owner, name: str):
@@ -149,13 +150,16 @@ def _parsed(value: str):
 
 
 def statements(checkpoint) -> dict:
-    """What a file of tools/convert.py says of itself; empty for the files of others.
+    """What a file of tools/convert.py or of a training says of itself; empty for other files.
 
-    'norm' (:class:`Norm`), 'padding', 'eps' and 'published', the name of a set, where known.
+    'norm' (:class:`Norm`), 'padding', 'eps' and 'published', the name of a set, where known; of
+    a training, more besides, see :func:`mmeffnet.weights.trained.trained`.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
-    if not isinstance(meta, Mapping) or 'mmeffnet_weights' not in meta:
+    if not isinstance(meta, Mapping):
         return {}
+    if 'mmeffnet_weights' not in meta:
+        return trained(meta)
     found = {key: meta[key] for key in ('padding', 'eps', 'published') if meta.get(key)}
     if meta.get('mean') and meta.get('std'):
         found['norm'] = Norm(mean=tuple(meta['mean']), std=tuple(meta['std']))

@@ -1,13 +1,19 @@
 """What a published set needs, in a config: put there, or compared with what is there."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
+from mmeffnet.arch import Arch
 from mmeffnet.variants import Norm
 from mmeffnet.weights.catalog import Entry
 
 LOADERS = ('val_dataloader', 'test_dataloader')
 BATCH_NORM_EPS = 1e-3  # of our backbone, unless norm_cfg says otherwise
+PYTORCH_EPS = 1e-5
+BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
+PADDINGS = {'Conv2dSame': 'same', 'Conv2dAdaptivePadding': 'same', 'Conv2d': 'symmetric',
+            'Conv': 'symmetric'}
 
 
 def test_transforms(entry: Entry) -> list[dict]:
@@ -62,19 +68,80 @@ def mismatch(entry: Entry, cfg) -> str | None:
 def _compared(entry: Entry, cfg) -> Iterator[tuple]:
     """What is compared: its name, the set's value, and the config's, None where it has none."""
     model = cfg.get('model') or {}
-    given = model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    given = preprocessor_of(cfg)
     if given.get('mean') is not None:
         yield 'mean', _few(entry.norm.mean), _few(given['mean'])
         yield 'std', _few(entry.norm.std), _few(given['std'])
         if cfg.get('default_scope') == 'mmpretrain':
-            yield 'channel order', entry.channel_order, 'rgb' if given.get('to_rgb') else 'bgr'
+            yield 'channel order', entry.channel_order, channel_order_of(given)
     backbone = model.get('backbone') or {}
     if str(backbone.get('type')).endswith('EfficientNet'):
-        conv = (backbone.get('conv_cfg') or {}).get('type', 'same')
-        yield 'padding', entry.padding, {'Conv2d': 'symmetric', 'same': 'same'}.get(conv)
-        norm = backbone.get('norm_cfg') or {}
-        yield 'BatchNorm eps', entry.eps, norm.get('eps', BATCH_NORM_EPS)
+        yield 'padding', entry.padding, padding_of(backbone)
+        yield 'BatchNorm eps', entry.eps, eps_of(backbone, cfg.get('default_scope'))
     yield 'resolution', entry.resolution, resolution_of(cfg)
+
+
+def bare(name):
+    """The name of a class without the packages before it, which may be given or not."""
+    return name.rpartition('.')[2] if isinstance(name, str) else name
+
+
+def padding_of(backbone: Mapping, arch: Arch | None = None) -> str | None:
+    """'same' or 'symmetric', None for convolutions of the user's choice.
+
+    arch: what the config's ``arch`` is, where it may have a padding of its own.
+    """
+    conv = backbone.get('conv_cfg')
+    return PADDINGS.get(bare(conv.get('type'))) if conv else arch.padding if arch else 'same'
+
+
+def eps_of(backbone: Mapping, scope: str | None = None) -> float | None:
+    """BatchNorm's epsilon, None for another normalisation.
+
+    scope: the config's ``default_scope``, in which a name without a package is meant.
+    """
+    norm = backbone.get('norm_cfg')
+    if not norm:
+        return BATCH_NORM_EPS
+    # Ours completes what is given; mmpretrain's own takes PyTorch's default then.
+    package = str(backbone.get('type')).rpartition('.')[0] or str(scope)
+    default = BATCH_NORM_EPS if package.startswith('mmeffnet') else PYTORCH_EPS
+    return norm.get('eps', default) if bare(norm.get('type', 'BN')) in BATCH_NORMS else None
+
+
+def preprocessor_of(cfg) -> Mapping:
+    """The data preprocessor that a config's model gets, as the Runner chooses it."""
+    return (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+
+
+def channel_order_of(preprocessor: Mapping) -> str:
+    """'rgb' or 'bgr', which the network of mmpretrain's data preprocessor takes."""
+    return 'rgb' if preprocessor.get('to_rgb') else 'bgr'
+
+
+def norm_of(preprocessor: Mapping) -> Norm:
+    """Mean and deviation of mmpretrain's data preprocessor, of RGB whatever its own order.
+
+    0 and 1 where it normalises nothing. Raises ValueError, 'mean=...', where they are not three
+    numbers, or one for all channels, or a deviation is none above 0.
+    """
+    found = {}
+    for name, default in (('mean', 0.), ('std', 1.)):
+        values = default if preprocessor.get('mean') is None else preprocessor.get(name)
+        values = _channels(values, channel_order_of(preprocessor))
+        if len(values) != 3 or not all(
+                isinstance(value, (int, float)) and math.isfinite(value)
+                and (name == 'mean' or value > 0) for value in values):
+            raise ValueError(f'{name}={preprocessor.get(name)!r}')
+        found[name] = tuple(map(float, values))
+    return Norm(**found)
+
+
+def _channels(values, order: str) -> list:
+    """A value for each channel of RGB, of values in ``order`` or of one for all."""
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    values = values * 3 if len(values) == 1 else values
+    return values[::-1] if order == 'bgr' else values
 
 
 def _few(values) -> str:
@@ -98,9 +165,13 @@ def resolution_of(cfg) -> int | None:
 
 def norm_mismatch(norm: Norm, source: str, cfg) -> str | None:
     """The same for a file that states its normalisation itself and is in no catalog."""
-    given = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    given = preprocessor_of(cfg)
     ours = [given.get('mean'), given.get('std')]
-    if None in ours or [list(map(float, x)) for x in ours] == [list(norm.mean), list(norm.std)]:
+    if None in ours:
+        return None
+    order = channel_order_of(given) if cfg.get('default_scope') == 'mmpretrain' else 'rgb'
+    ours = [list(map(float, _channels(values, order))) for values in ours]
+    if ours == [list(norm.mean), list(norm.std)]:
         return None
     return (f'{source} states mean {_few(norm.mean)} and std {_few(norm.std)} where the config '
             f'has {_few(ours[0])} and {_few(ours[1])}')

@@ -63,14 +63,16 @@ def published(source) -> Entry | None:
 def with_statements(weights: Weights, stated: Mapping) -> Weights:
     """The weights, with what their file states of itself; a known set goes before that."""
     entry = weights.entry or CATALOG.get(stated.get('published'))
-    norm = entry.norm if entry else stated.get('norm')
+    # One of BGR is no norm of RGB input: who takes that from here would feed another network.
+    own = stated.get('norm') if stated.get('channel_order', 'rgb') == 'rgb' else None
+    norm = entry.norm if entry else own
     return replace(weights, entry=entry, norm=norm, stated=stated)
 
 
 def read_state(path, average: bool = True) -> tuple[dict[str, torch.Tensor], dict]:
     """The tensors of a file, under its own keys, and what it states of itself.
 
-    That is 'norm', 'padding', 'eps' and 'published' (the name of a set), where they are there.
+    That is what :func:`mmeffnet.weights.files.statements` finds there.
     """
     kind = kind_of_file(path)
     if kind == 'tensorflow':

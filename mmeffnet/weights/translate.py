@@ -39,8 +39,9 @@ class Weights:
     others: what lies beside the network under its own keys, such as a detector's neck.
     layout: name of the layout they were found in. source: where they come from, for messages.
     variant, arch: None where the shapes are of no published network.
-    norm: what the file itself or its set says that its input has to be; None where neither does.
-    stated: 'padding' and 'eps' where the file itself says them, as ours do.
+    norm: what the file itself or its set says that its input has to be; None where neither does,
+    and for a network of BGR input.
+    stated: what the file itself says, see :func:`mmeffnet.weights.files.statements`.
     entry: the published set that this is, None where it is not known to be one.
     """
     state: dict[str, torch.Tensor]

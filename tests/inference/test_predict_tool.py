@@ -129,8 +129,57 @@ def test_a_folder_of_that_name_that_is_not_ours_loses_nothing(folder, predict):
     for _ in range(2):
         assert predict(folder, '--out', folder)[0] == 0
         assert theirs.read_bytes() == (folder / 'cat.jpg').read_bytes()
+        # It is an input as any other.
         assert files_below(folder / 'annotated') == [
-            'b/[red]dog[-red].jpg', 'b/cat.jpg', 'cat-2.jpg', 'cat-3.jpg', 'cat.jpg']
+            'annotated/cat.jpg', 'b/[red]dog[-red].jpg', 'b/cat.jpg', 'cat-2.jpg', 'cat-3.jpg',
+            'cat.jpg']
+
+
+def test_runs_of_other_inputs_keep_their_tables_and_pictures(folder, predict, tmp_path):
+    out, own = tmp_path / 'out', {}
+    for number, name in enumerate(('cat.png', 'b/cat.png'), start=1):
+        ending = f'-{number}' if number > 1 else ''
+        own[name] = [out / f'predictions{ending}.csv', out / f'predictions{ending}.json',
+                     out / f'failed{ending}.csv', out / f'annotated/cat{ending}.jpg']
+        for spelling in (folder / name, folder / '../in' / name):  # the second replaces the first
+            output = predict(spelling, '--out', out)[1]
+            assert str(own[name][0]) in output
+        told = json.loads(own[name][1].read_text())
+        assert [image['picture'] for image in told['images']] == [str(own[name][3])]
+    assert len(files_below(out)) == 8
+    for name, (table, _, _, picture) in own.items():
+        assert {row['file'] for row in rows(table)} == {str(folder / '../in' / name)}
+        shown = np.asarray(Image.open(picture))[220, 60]
+        assert np.allclose(shown, Image.open(folder / name).getpixel((20, 15)), atol=12)
+
+
+@pytest.mark.parametrize('theirs', ['predictions.csv', 'predictions.json', 'failed.csv'])
+def test_a_table_of_somebody_else_is_left_alone(folder, predict, tmp_path, theirs):
+    """Before the first run, and in the place of a file that one has written."""
+    for out in ('new', 'used'):
+        if out == 'used':
+            predict(folder, '--out', tmp_path / out)
+        (tmp_path / out).mkdir(exist_ok=True)
+        (tmp_path / out / theirs).write_text('{"mine": 1}')
+        for _ in range(2):
+            predict(folder, '--out', tmp_path / out)
+            assert (tmp_path / out / theirs).read_text() == '{"mine": 1}'
+            assert len(rows(tmp_path / out / 'predictions-2.csv')) == 4 * 5
+            assert not (tmp_path / out / 'predictions-3.csv').exists()
+
+
+def test_a_folder_of_annotated_pictures_is_read_where_it_is_named(folder, predict, tmp_path):
+    predict(folder, '--out', tmp_path / 'out')
+    (tmp_path / 'out/annotated/mine.jpg').write_bytes((folder / 'cat.jpg').read_bytes())
+    assert '1 read, 0 failed' in predict(tmp_path / 'out', '--out', tmp_path / 'other')[1]
+    for _ in range(2):  # the second leaves what the first has written there
+        output = predict(tmp_path / 'out/annotated', '--out', tmp_path / 'out')[1]
+        assert '5 read, 0 failed' in output
+    (tmp_path / 'out/annotated/mine.jpg').unlink()
+    code, output = predict(tmp_path / 'out', '--out', tmp_path / 'other')
+    assert code == 2
+    assert 'no picture in ' in output
+    assert '9 of earlier runs are left alone' in output
 
 
 def test_files_of_others_in_the_output_folder_stay(folder, predict):

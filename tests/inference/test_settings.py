@@ -12,9 +12,11 @@ from PIL import Image
 from timm.data import create_transform
 
 from mmeffnet.errors import InputError
+from mmeffnet.inference import RESAMPLERS
 from mmeffnet.inference.settings import Settings
-from mmeffnet.variants import HALF_NORM, IMAGENET_NORM
+from mmeffnet.variants import HALF_NORM, IMAGENET_NORM, Norm
 from mmeffnet.weights import get_entry
+from mmeffnet.weights.trained import read_pipeline
 
 SIZES = [(500, 375), (375, 501), (224, 224), (97, 333), (31, 30), (1, 1)]
 
@@ -27,11 +29,11 @@ def photograph(width, height):
     return Image.fromarray(np.asarray(coarse.resize((width, height))) // 2 + fine)
 
 
-def weights(variant='b0', norm=None, **entry):
+def weights(variant='b0', norm=None, stated=(), **entry):
     if 'resolution' not in entry:
-        return SimpleNamespace(variant=variant, norm=norm, entry=None)
+        return SimpleNamespace(variant=variant, norm=norm, stated=dict(stated), entry=None)
     base = replace(get_entry('efficientnet-b0_tpu-aa_in1k'), crop=None)
-    return SimpleNamespace(variant=variant, norm=norm,
+    return SimpleNamespace(variant=variant, norm=norm, stated=dict(stated),
                            entry=replace(base, **{'norm': IMAGENET_NORM, **entry}))
 
 
@@ -144,6 +146,40 @@ def test_the_box_is_what_the_network_sees(size):
     assert pixels[3:-3, 3:-3].min() == 255
     image.paste(0, [round(left) + 8, round(top) + 8, round(right) - 8, round(bottom) - 8])
     assert settings.pixels(image.convert('RGB'))[4:-4, 3].min() > 200
+
+
+FORMS = [
+    [dict(type='EfficientNetCenterCrop', crop_size=96)],
+    [dict(type='EfficientNetCenterCrop', crop_size=96, crop_padding=8, backend='pillow',
+          interpolation='bilinear')],
+    [dict(type='ResizeEdge', scale=110), dict(type='CenterCrop', crop_size=96)],
+    [dict(type='mmpretrain.ResizeEdge', scale=96, backend='pillow', interpolation='lanczos'),
+     dict(type='CenterCrop', crop_size=(96, 96))],
+    [dict(type='Resize', scale=96)],
+    [dict(type='Resize', scale=(96, 96), backend='pillow', interpolation='bicubic')]]
+
+
+@pytest.mark.parametrize('size', [(500, 375), (97, 333), (31, 30)])
+@pytest.mark.parametrize('form', FORMS)
+def test_pixels_of_a_training_are_those_of_its_test_pipeline(form, size, tmp_path):
+    image, load = photograph(*size), dict(type='LoadImageFromFile')
+    settings = Settings.of(weights(stated=dict(input=read_pipeline(
+        [load, *form, dict(type='PackInputs')]))))
+    assert settings.resolution == 96
+    assert np.array_equal(settings.pixels(image), run_pipeline(image, tmp_path, load, *form))
+    # One that is asked for goes before it, on the same part of the picture.
+    for resampler in RESAMPLERS:
+        other = Settings.of(weights(stated=dict(input=read_pipeline(
+            [*form, dict(type='PackInputs')]))), resampler)
+        assert other.pixels(image).shape == (96, 96, 3)
+        assert (other.box(size), other.transforms) == (settings.box(size), ())
+
+
+def test_a_network_of_bgr_input_gets_its_channels_in_that_order():
+    image, norm = photograph(50, 40), Norm(mean=(1., 2., 3.), std=(4., 5., 6.))
+    rgb, bgr = (Settings.of(weights(stated=dict(norm=norm, channel_order=order))).tensor(image)
+                for order in ('rgb', 'bgr'))
+    assert torch.equal(rgb, bgr.flip(0))
 
 
 def test_an_unknown_resampler_is_refused():

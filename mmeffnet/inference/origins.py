@@ -1,0 +1,67 @@
+"""Where a network's settings come from: its set, its file or its variant; and who is told."""
+from __future__ import annotations
+
+import logging
+
+from mmengine.logging import print_log
+
+from mmeffnet.arch import Arch
+from mmeffnet.errors import InputError
+from mmeffnet.weights.settings import BATCH_NORM_EPS
+
+
+def numerics(weights) -> tuple[str, float]:
+    """Padding, 'same' or 'symmetric', and BatchNorm's epsilon of a network for ``weights``."""
+    return weights.padding or 'same', weights.eps or BATCH_NORM_EPS
+
+
+def refuse_other_models(weights) -> None:
+    """InputError for a training whose model computes something else, though its tensors fit."""
+    if weights.entry:
+        return
+    parts = list(weights.stated.get('parts', ()))
+    arch = weights.stated.get('arch')
+    if arch and _computed(arch) != _computed(weights.arch):
+        parts.append(f'a model.backbone.arch that is not {weights.variant!r}')
+    if parts:
+        raise InputError(f'{weights.source}: its training had {" and ".join(parts)}, and what '
+                         'predicts is an ImageClassifier of EfficientNet, GlobalAveragePooling '
+                         'and a linear head: use tools/test.py with its config')
+
+
+def _computed(arch: Arch) -> tuple:
+    """What tells networks apart; stages may be called as one likes, and weights say how to pad."""
+    return arch.stem, arch.blocks(), arch.head, arch.activation
+
+
+def own_names(weights) -> tuple[str, ...] | None:
+    """The names of the classes that a training's checkpoint states, one for each output."""
+    names = weights.stated.get('names')
+    return names if names and len(names) == weights.classes else None
+
+
+def tell(weights, settings, names: tuple[str, ...] | None) -> None:
+    """Print which settings are the file's own, and which are assumed; and what cannot be had.
+
+    names: of the classes, None where they were given.
+    """
+    source, norm, stated = weights.source, settings.norm, weights.stated
+    padding, eps = numerics(weights)
+    told = [(f'{settings.resolution} px', 'input' in stated),
+            (f'mean {norm.mean}, std {norm.std}', bool(weights.norm or stated.get('norm'))),
+            (f'{settings.channel_order.upper()} input', 'channel_order' in stated),
+            (f'{padding.upper()} padding', weights.padding is not None),
+            (f'BatchNorm eps {eps:g}', weights.eps is not None)]
+    if names and not names[0].startswith('class 0'):
+        told.append(('names of the classes', names == own_names(weights)))
+    own, assumed = ([text for text, is_own in told if is_own is side] for side in (True, False))
+    parts = [f'{what} {", ".join(texts)}' for what, texts in (
+        ('its own are', own), (f'assumed, as for {weights.variant}, are', assumed)) if texts]
+    print_log(f'{source} is no published set: {"; ".join(parts)}', 'current')
+    unread = list(stated.get('unread', ()))
+    if stated.get('names') and len(stated['names']) != weights.classes:
+        unread.append(f'the {len(stated["names"])} class names for {weights.classes} classes')
+    if unread:
+        print_log(f'{source}: of its training {" and ".join(unread)} cannot be followed here: what '
+                  'is printed may differ from what tools/test.py with its config gives',
+                  'current', level=logging.WARNING)

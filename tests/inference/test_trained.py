@@ -1,0 +1,151 @@
+"""Checkpoints of a training: predicted with as tools/test.py does, by what they say themselves."""
+import pickle
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_tool
+from PIL import Image
+from test_predictor import random_weights
+
+from mmeffnet.errors import InputError
+from mmeffnet.inference.network import build_network
+from mmeffnet.inference.predictor import Predictor
+
+CLASSES = ('cat', 'dog', 'eel')
+# Everything differs from what would be assumed for lite0, the order of the channels too.
+CONFIG = """
+_base_ = ['mmeffnet::_base_/models/efficientnet.py', 'mmeffnet::_base_/default_runtime.py']
+model = dict(backbone=dict(arch='lite0', conv_cfg=dict(type='Conv2d'),
+                           norm_cfg=dict(type='BN', eps=0.5, momentum=0.5)),
+             head=dict(arch='lite0', num_classes=3, topk=1))
+data_preprocessor = dict(num_classes=3, mean=[90., 120., 150.], std=[40., 60., 80.], to_rgb=False)
+pipeline = [dict(type='LoadImageFromFile'), dict(type='ResizeEdge', scale=72, edge='short'),
+            dict(type='CenterCrop', crop_size=64), dict(type='PackInputs')]
+train_dataloader = dict(
+    batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root='pictures', pipeline=pipeline))
+test_dataloader = dict(
+    batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root='pictures', pipeline=pipeline))
+test_evaluator = dict(type='mmeffnet.Accuracy')
+test_cfg = dict()
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A training, and what tools/test.py says of its pictures: 'epoch_1.pth', 'pred.pkl'."""
+    folder = tmp_path_factory.mktemp('trained')
+    (folder / 'config.py').write_text(CONFIG)
+    draw = np.random.default_rng(0)
+    for number, name in enumerate(CLASSES):
+        for size in ((100, 80), (70, 150)):
+            picture = draw.integers(0, 90, (*size, 3), dtype=np.uint8)
+            picture[..., number] += 150
+            (folder / 'pictures' / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / 'pictures' / name / f'{size[0]}.png')
+    for tool, *args in (('train.py', 'config.py', '--work-dir', '.'),
+                        ('test.py', 'config.py', 'epoch_1.pth', '--out', 'pred.pkl')):
+        done = run_tool(tool, *args, cwd=folder)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture
+def changed(folder, tmp_path):
+    """A copy of the checkpoint whose config text, or other ``meta``, is another."""
+    def write(old='', new='', **meta):
+        checkpoint = torch.load(folder / 'epoch_1.pth', weights_only=True)
+        text = checkpoint['meta']['cfg']
+        found = re.sub(old, new, text) if old else text
+        assert not old or found != text
+        checkpoint['meta'] |= dict(cfg=found, **meta)
+        torch.save(checkpoint, tmp_path / 'changed.pth')
+        return str(tmp_path / 'changed.pth')
+    return write
+
+
+def test_predictions_are_those_of_the_test_tool(folder, said):
+    judged = pickle.loads((folder / 'pred.pkl').read_bytes())
+    predictor = Predictor(folder / 'epoch_1.pth', device='cpu')
+    assert predictor.network.names == CLASSES
+    found = predictor([sample['img_path'] if sample['img_path'][0] == '/' else
+                       folder / sample['img_path'] for sample in judged])
+    shares = torch.tensor([[one.probability for one in sorted(row, key=lambda p: p.index)]
+                           for row in found])
+    expected = torch.stack([sample['pred_score'] for sample in judged])
+    assert expected.std(dim=0).max() > 1e-2  # pictures are told apart
+    torch.testing.assert_close(shares, expected, rtol=0, atol=1e-5)
+    notice, = [line for line in said if 'is no published set' in line]
+    assert notice.endswith(
+        'its own are 64 px, mean (150.0, 120.0, 90.0), std (80.0, 60.0, 40.0), BGR input, '
+        'SYMMETRIC padding, BatchNorm eps 0.5, names of the classes')
+    assert not [line for line in said if 'cannot be followed' in line]
+
+
+def test_the_map_lies_on_what_the_test_pipeline_cuts_out(folder):
+    network = build_network(folder / 'epoch_1.pth', device='cpu')
+    assert network.settings.box((100, 80)) == pytest.approx((50 - 320 / 9, 40 - 320 / 9,
+                                                             50 + 320 / 9, 40 + 320 / 9))
+
+
+def test_what_is_given_goes_before_what_the_training_says(folder):
+    network = build_network(folder / 'epoch_1.pth', device='cpu', classes=['a', 'b', 'c'],
+                            resampler='pil')
+    assert network.names == ('a', 'b', 'c')
+    assert (network.settings.resolution, network.settings.transforms) == (64, ())
+
+
+@pytest.mark.parametrize(('old', 'new', 'told'), [
+    ("type='ResizeEdge'", "type='Mine'",
+     'the test pipeline (LoadImageFromFile, Mine, CenterCrop, PackInputs)'),
+    ("edge='short'", "edge='long'",
+     'the test pipeline (LoadImageFromFile, ResizeEdge, CenterCrop, PackInputs)'),
+    ('to_rgb=False', "to_rgb=False, type='Mine'", "data_preprocessor.type='Mine'"),
+    ('to_rgb=False', 'to_rgb=False, pad_size_divisor=48', 'data_preprocessor.pad_size_divisor=48'),
+    ('(?m)^model = ', 'print()\nmodel = ', 'the config'),
+    ('(?m)^model = ', 'model = 1 if True else ', 'the config'),
+    (r'(?s).*', '<html>', 'the config')])
+def test_what_cannot_be_followed_is_said_in_one_line(changed, said, capsys, old, new, told):
+    network = build_network(changed(old, new), device='cpu')
+    line, = [line for line in said if 'cannot be followed' in line]
+    assert f'of its training {told} cannot be followed here' in line
+    notice, = [line for line in said if 'is no published set' in line]
+    if 'pipeline' in told or told == 'the config':
+        assert (network.settings.resolution, network.settings.transforms) == (224, ())
+        assert '224 px' in notice.split('assumed, as for lite0, are ')[1]
+    if told == 'the config':
+        assert 'BatchNorm eps 0.001' in notice.split('assumed, as for lite0, are ')[1]
+    assert network.names == CLASSES
+
+
+@pytest.mark.parametrize(('old', 'new', 'told'), [
+    ("type='GlobalAveragePooling'", "type='GeneralizedMeanPooling'",
+     "model.neck.type='GeneralizedMeanPooling'"),
+    ("type='mmeffnet.EfficientNetHead'", "type='MultiLabelLinearClsHead'",
+     "model.head.type='MultiLabelLinearClsHead'"),
+    ("arch='lite0'", "arch='lite0', act_cfg=dict(type='SiLU')",
+     "model.backbone.act_cfg.type='SiLU'"),
+    ("arch='lite0'", "arch='b0'", "a model.backbone.arch that is not 'lite0'"),
+    ("arch='lite0'", "arch='lite0', output_stride=16", 'model.backbone.output_stride=16')])
+def test_a_model_that_computes_something_else_is_refused(changed, old, new, told):
+    with pytest.raises(InputError, match=re.escape(told) + '.*use tools/test.py with its config'):
+        build_network(changed(old, new), device='cpu')
+
+
+def test_names_of_another_number_are_left_out_in_one_line(changed, said):
+    network = build_network(changed(dataset_meta=dict(classes=['a', 'b'])), device='cpu')
+    assert network.names == ('class 0', 'class 1', 'class 2')
+    assert [line for line in said if 'the 2 class names for 3 classes cannot be followed' in line]
+
+
+def test_the_notice_names_eps_and_says_which_settings_are_assumed(said):
+    build_network(replace(random_weights('b0'), layout='torchvision'), device='cpu')
+    assert said[-1].endswith(
+        'its own are SYMMETRIC padding, BatchNorm eps 1e-05; assumed, as for b0, are 224 px, mean '
+        '(123.675, 116.28, 103.53), std (58.395, 57.12, 57.375), RGB input')
