@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ from rich.progress import (
 )
 
 from mmeffnet.analysis import speed_report as report
-from mmeffnet.analysis.contenders import LIBRARIES, NAMES
+from mmeffnet.analysis.contenders import LEAN, LIBRARIES, NAMES, OURS, OURS_DEPLOYED
 from mmeffnet.analysis.speed import LEAST_ROUNDS, Benchmark, Plan, measure_ceilings
 from mmeffnet.analysis.speed_chart import chart
 from mmeffnet.analysis.speed_rows import Baseline, Row
@@ -80,7 +82,8 @@ def main(argv=None) -> None:
     """tools/benchmark.py. Exits with 2 and one line where an argument is wrong."""
     args = parser().parse_args(argv)
     with one_line_errors():
-        plan, baseline = plan_of(args), baseline_of(args.baseline)
+        plan = plan_of(args)
+        baseline = baseline_of(args.baseline, plan, lambda line: print(line, file=sys.stderr))
         run(plan, baseline, output_folder(args.out) if args.out else None)
 
 
@@ -119,15 +122,41 @@ def unique(values: list) -> list:
     return list(dict.fromkeys(values))
 
 
-def baseline_of(text: str | None) -> Baseline | None:
-    """'timm' or 'timm:eager' as library and setting."""
+def baseline_of(text: str | None, plan: Plan, say: Callable[[str], None]) -> Baseline | None:
+    """'timm' or 'timm:eager' as library and setting; None where that library is not installed.
+
+    say: is told of that. Raises InputError for what the plan does not measure.
+    """
     if text is None:
         return None
     library, _, setting = text.partition(':')
     if library not in NAMES:
         raise InputError(f'--baseline {text!r}: {library!r} is no library{nearest(library, NAMES)} '
                          f'(known: {", ".join(NAMES)})')
-    return Baseline(library, Setting(setting, '--baseline').name if setting else None)
+    name = Setting(setting, '--baseline').name if setting else None
+    flag, installed_as = _asked_by(library, plan)
+    if flag:
+        raise InputError(f'--baseline {text!r}: {library} is not measured; add it by {flag}')
+    if name and name not in (measured := [setting.name for setting in plan.settings]):
+        raise InputError(f'--baseline {text!r}: {name!r} is none of the settings that are measured '
+                         f'({", ".join(measured)}): choose one of them, or add it to --settings')
+    if installed_as and find_spec(installed_as) is None:
+        say(f'--baseline {text!r}: {installed_as} is not installed, and there is no column of it')
+        return None
+    return Baseline(library, name)
+
+
+def _asked_by(library: str, plan: Plan) -> tuple[str | None, str | None]:
+    """The flag that is missing for a library to be measured, and the package that it needs."""
+    if library == OURS:
+        return None, None
+    for flag, given, names in (('--deploy', plan.deploy, [OURS_DEPLOYED]),
+                               ('--lean', plan.lean, LEAN)):
+        if library in names:
+            return None if given else flag, None
+    # Ours with symmetric padding comes with the library that it is compared with.
+    package = next(name for name, known in LIBRARIES.items() if library in (name, known.reference))
+    return None if package in plan.libraries else f'--against {package}', package
 
 
 def run(plan: Plan, baseline: Baseline | None = None, out: Path | None = None) -> list[Row]:

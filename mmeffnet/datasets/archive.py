@@ -6,9 +6,12 @@ first: a payload without one is somebody else's file, and is not written over.
 """
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,9 +53,33 @@ def write_archive(folder: Path, kind: Kind, samples: Sequence[Sample], per_part:
                   ) -> int:
     """Write an archive, or the rest of it; gives the number of parts that were there already.
 
-    Raises InputError where the folder holds another archive, or something else.
+    Raises InputError where the folder holds another archive, or something else, and while another
+    process writes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _write(folder, kind, samples, per_part, classes, progress)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A lock of the system on the folder, which ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f'--out {str(folder)!r} is being written by another process: wait until '
+                         'that has ended, or choose another folder') from error
+    except OSError:
+        pass  # storage without locks on folders, such as some of networks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(folder: Path, kind: Kind, samples: Sequence[Sample], per_part: int, classes, progress
+           ) -> int:
     slices = {folder / f'part-{start // per_part:05d}{kind.suffix}': samples[start:start + per_part]
               for start in range(0, len(samples), per_part)}
     manifest = dict(kind=kind.name, version=VERSION, options=kind.options, samples=len(samples),
@@ -136,13 +163,13 @@ def samples_of(dataset) -> list[Sample]:
     """
     rows = [dataset.get_data_info(i) for i in range(len(dataset))] \
         if hasattr(dataset, 'get_data_info') else []
-    if not rows or not all('img_path' in row and isinstance(row.get('gt_label'), int)
+    if not rows or not all('img_path' in row and isinstance(row.get('gt_label'), Integral)
                            for row in rows):
         raise InputError(f'{type(dataset).__name__} has no files with one class each, which are '
                          'what can be written here')
     paths = [os.path.abspath(row['img_path']) for row in rows]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [Sample(path, Path(path).relative_to(shared).as_posix(), row['gt_label'])
+    return [Sample(path, Path(path).relative_to(shared).as_posix(), int(row['gt_label']))
             for path, row in zip(paths, rows)]
 
 

@@ -62,6 +62,26 @@ def small(path: str, short_side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+class Maps(dict):
+    """The parts of an archive by number, each mapped into memory when it is first asked for.
+
+    A copy, here or in a process that is spawned, maps them itself.
+    """
+
+    def __init__(self, archive: Archive):
+        super().__init__()
+        self.archive = archive
+
+    def __missing__(self, part: int) -> mmap.mmap:
+        path = self.archive.folder / self.archive.parts[part]['file']
+        with path.open('rb') as file:
+            self[part] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self[part]
+
+    def __reduce__(self) -> tuple:
+        return Maps, (self.archive, )
+
+
 @DATASETS.register_module()
 class PackedImages(BaseDataset):
     """Pictures that tools/pack_images.py has decoded; nothing is left but to crop them.
@@ -78,7 +98,8 @@ class PackedImages(BaseDataset):
     """
 
     def __init__(self, data_root: str, pipeline: Iterable = (), **kwargs):
-        self._archive, self._maps = Archive(data_root, KIND), {}
+        self._archive = Archive(data_root, KIND)
+        self._maps = Maps(self._archive)
         metainfo = dict(kwargs.pop('metainfo', None) or {})
         if self._archive.classes:
             metainfo.setdefault('classes', self._archive.classes)
@@ -93,20 +114,10 @@ class PackedImages(BaseDataset):
     def get_data_info(self, idx: int) -> dict:
         info = super().get_data_info(idx)
         part, offset, height, width = info.pop('place')
-        info['img'] = np.frombuffer(self._map(part), np.uint8, 3 * height * width,
+        info['img'] = np.frombuffer(self._maps[part], np.uint8, 3 * height * width,
                                     offset).reshape(height, width, 3)
         info['img_shape'] = info['ori_shape'] = height, width
         return info
-
-    def _map(self, part: int) -> mmap.mmap:
-        if part not in self._maps:
-            path = self._archive.folder / self._archive.parts[part]['file']
-            with path.open('rb') as file:
-                self._maps[part] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[part]
-
-    def __getstate__(self) -> dict:
-        return dict(self.__dict__, _maps={})  # a process that is spawned maps them itself
 
     def extra_repr(self) -> list[str]:
         return [f'Archive: \t{self._archive.folder}, {self._archive.options}']

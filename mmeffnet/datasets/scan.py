@@ -5,11 +5,12 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,8 @@ from mmeffnet.errors import InputError
 from mmeffnet.inference.images import SUFFIXES, ImageError, own_limit, read_image
 
 SPLITS = ('train', 'val', 'test')
-# What mmpretrain's CustomDataset takes from folders; a list may name files of any suffix.
+# What mmpretrain's CustomDataset takes from folders, unless its ``extensions`` say otherwise; a
+# list may name files of any suffix.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 MARK = '\ufeff'  # of byte order, which some editors write ahead of a text
 # What a problem is called, and whether it alone makes the scan fail; the others are told only.
@@ -53,25 +55,29 @@ class Sample:
 
 
 def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
-         max_pixels: int = 100_000_000,
+         max_pixels: int = 100_000_000, extensions: Mapping[str, Iterable[str]] | None = None,
          progress: Callable[[Iterable, int], Iterable] = lambda items, total: items
          ) -> tuple[list[Problem], dict[str, int]]:
     """Every problem of a data set, and how many files each split has.
 
     root: 'CLASS/*' or '{train,val,test}/CLASS/*'; lists 'meta/SPLIT.txt' or 'SPLIT.txt', whose
     lines hold a file below the split's folder and a label, go before folders.
-    num_classes: what the config says. workers: processes; 0 takes all cores. progress: wraps
-    the results as they come.
+    num_classes: what the config says. workers: processes; 0 takes all cores. extensions: how the
+    names of files that a run reads end, by split, '' being the data without any; ``EXTENSIONS``
+    for others. progress: wraps the results as they come.
     Raises InputError where the folder does not exist or holds no picture.
     """
     if not root.is_dir():
         raise InputError(f'data folder {str(root)!r} does not exist')
     problems: list[Problem] = []
     samples: list[Sample] = []
+    endings = {split: tuple(map(str.lower, (extensions or {}).get(split, EXTENSIONS)))
+               for split, _ in _splits(root)}
     for split, folder in _splits(root):
-        found = list(_samples(root, split, folder, num_classes, problems))
+        found = list(_samples(root, split, folder, num_classes, endings[split], problems))
         # mmpretrain's ImageNet takes test/ as pictures without classes.
-        if not found and not (split == 'test' and any(map(_is_picture, folder.iterdir()))):
+        if not found and not (split == 'test' and any(
+                _is_read(path.name, endings[split]) for path in folder.iterdir())):
             problems.append(Problem(
                 'empty split', str(folder), 'a run would find no picture: it needs class folders, '
                 f'or a list meta/{split}.txt of lines "file label"'))
@@ -79,7 +85,7 @@ def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
     if not samples:
         raise InputError(f'{str(root)!r} holds no pictures in classes: expected are CLASS/*, or '
                          f'{", ".join(f"{s}/CLASS/*" for s in SPLITS)}, of files that end in '
-                         f'{" ".join(EXTENSIONS)}')
+                         f'{" ".join(dict.fromkeys(chain(*endings.values())))}')
     digests: dict[str, list[Sample]] = defaultdict(list)
     for sample, (found, digest) in zip(samples, progress(
             _checked(samples, workers, max_pixels), len(samples))):
@@ -147,8 +153,9 @@ def _opencv_reads(data: bytes, kind: str) -> bool:
         return False
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
+def _is_read(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a run takes a file out of a folder, by its name."""
+    return name.lower().endswith(endings) and not name.startswith('.')
 
 
 def _splits(root: Path) -> list[tuple[str, Path]]:
@@ -156,7 +163,8 @@ def _splits(root: Path) -> list[tuple[str, Path]]:
     return found or [('', root)]
 
 
-def _samples(root: Path, split: str, folder: Path, num_classes, problems) -> Iterator[Sample]:
+def _samples(root: Path, split: str, folder: Path, num_classes, endings, problems
+             ) -> Iterator[Sample]:
     lists = [path for path in (root / 'meta' / f'{split}.txt', root / f'{split}.txt')
              if split and path.is_file()]
     if lists:
@@ -167,38 +175,46 @@ def _samples(root: Path, split: str, folder: Path, num_classes, problems) -> Ite
             problems.append(_hidden(entry, 'would be counted as a class and shift the labels of '
                                     'all others'))
         elif entry.is_dir():
-            yield from _in_class(entry, split, problems)
+            yield from _in_class(entry, split, endings, problems)
         elif not split and entry.suffix == '.txt':
             continue
         else:
             problems.append(Problem('no picture', str(entry), 'a file beside the classes'))
 
 
-def _in_class(folder: Path, split: str, problems) -> Iterator[Sample]:
+def _in_class(folder: Path, split: str, endings, problems) -> Iterator[Sample]:
     count = 0
     for base, folders, files in os.walk(folder, followlinks=True):
         hidden = [name for name in (*folders, *files) if name.startswith('.')]
-        problems += [_hidden(Path(base, name), 'a run would train on the pictures in it')
+        problems += [_hidden(Path(base, name), _harm(Path(base, name), endings))
                      for name in hidden]
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
         for name in sorted(set(files) - set(hidden)):
             path = Path(base, name)
-            if _is_picture(path):
+            if _is_read(name, endings):
                 count += 1
                 yield Sample(split, path, folder.name)
             elif path.suffix.lower() in SUFFIXES:
                 problems.append(Problem(
-                    'not read', str(path), f"{path.suffix} is none of CustomDataset's extensions: "
-                    'convert the picture, or name it in a list'))
+                    'not read', str(path), f'a run reads files that end in {" ".join(endings)}: '
+                    "convert the picture, name it in a list, or set the data set's extensions and "
+                    'give its config by --config'))
             else:
                 problems.append(Problem('no picture', str(path), 'its name ends like no picture'))
     if not count:
         problems.append(Problem('empty class', str(folder), 'it holds no picture'))
 
 
+def _harm(folder: Path, endings: tuple[str, ...]) -> str:
+    """What a run would do with a hidden folder in a class; empty for nothing."""
+    names = chain(*(files for _, _, files in os.walk(folder, followlinks=True)))
+    return 'a run would train on the pictures in it' if any(
+        _is_read(name, endings) for name in names) else ''
+
+
 def _hidden(path: Path, harm: str) -> Problem:
     """A run passes over hidden files, and not over hidden folders."""
-    if path.is_dir():
+    if harm and path.is_dir():
         return Problem('hidden folder', str(path), f'{harm}: delete it or move it away')
     return Problem('hidden', str(path), 'left alone')
 

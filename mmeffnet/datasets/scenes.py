@@ -1,10 +1,11 @@
 """Pictures to detect and segment that need no download: real digits on real photographs."""
 import json
-import os
 import shutil
 from importlib.resources import files
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
@@ -47,18 +48,20 @@ def make_scenes(root: Path | str, *, train: int = 2400, val: int = 120, size: in
     Raises InputError for wrong numbers, for a missing scikit-image, and where ``root`` holds
     anything else.
     """
-    root = Path(root)
-    wanted = dict(version=VERSION, train=train, val=val, size=size, seed=seed)
+    root = Path(root).resolve()  # a link stays, and what it leads to is made
+    given = dict(train=train, val=val, size=size, seed=seed)
     for name, least in (('train', 1), ('val', 1), ('size', 64), ('seed', 0)):
-        if not isinstance(wanted[name], int) or wanted[name] < least:
-            raise InputError(f'digit scenes: {name}={wanted[name]!r} must be a whole number of at '
+        if not isinstance(given[name], Integral) or given[name] < least:
+            raise InputError(f'digit scenes: {name}={given[name]!r} must be a whole number of at '
                              f'least {least}')
+    wanted = dict(version=VERSION, **{name: int(value) for name, value in given.items()})
     if _is_there(root, wanted):
         return
-    part = root.with_name(f'.{root.name}.{os.getpid()}.part')
+    # Processes of other hosts and containers may have the same number.
+    part = root.with_name(f'.{root.name}.{uuid4().hex}.part')
     try:
-        for split, count in (('train', train), ('val', val)):
-            _make_split(part, split, count, size, seed)
+        for split in ('train', 'val'):
+            _make_split(part, split, wanted[split], wanted['size'], wanted['seed'])
         (part / STAMP).write_text(json.dumps(wanted))
         if root.is_dir():
             root.rmdir()  # an empty one
@@ -74,7 +77,11 @@ def make_scenes(root: Path | str, *, train: int = 2400, val: int = 120, size: in
 def _is_there(root: Path, wanted: dict) -> bool:
     stamp = root / STAMP
     if stamp.is_file():
-        found = json.loads(stamp.read_text())
+        try:
+            found = json.loads(stamp.read_text())
+        except ValueError as error:
+            raise InputError(f'{str(stamp)!r} is torn: delete the folder, and the digit scenes are '
+                             'made anew') from error
         if found == wanted:
             return True
         raise InputError(f'{str(root)!r} holds digit scenes made with {found}, and wanted are '

@@ -2,6 +2,7 @@
 import itertools
 import math
 from collections.abc import Iterator
+from numbers import Integral
 
 import numpy as np
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -34,8 +35,8 @@ class ShardSampler(Sampler):
 
     def __init__(self, dataset, window: int = 16, shuffle: bool = True, seed: int | None = None,
                  round_up: bool = True):
-        if window < 1:
-            raise ValueError(f'window={window!r} must be at least 1')
+        if not isinstance(window, Integral) or window < 1:
+            raise ValueError(f'window={window!r} must be a whole number of at least 1')
         sizes = getattr(dataset, 'shard_sizes', None)
         if sizes is None or sum(sizes) != len(dataset):
             raise InputError('mmeffnet.ShardSampler needs mmeffnet.ShardedImages with all its '

@@ -13,7 +13,7 @@ from mmengine.fileio import BaseStorageBackend, register_backend
 from mmpretrain.datasets import BaseDataset
 
 from mmeffnet.datasets.archive import Archive, Kind, Sample
-from mmeffnet.datasets.tally import Tally
+from mmeffnet.datasets.tally import Tally, starting_a_process
 from mmeffnet.errors import InputError, RunError
 from mmeffnet.registry import DATASETS
 
@@ -97,10 +97,17 @@ class ShardedImages(BaseDataset):
         return [dict(img_path=f'shard://{files[part]}?{place[0]}+{place[1]}#{name}',
                      gt_label=label) for part, name, label, place in self._archive.rows()]
 
+    def __getstate__(self) -> dict:
+        # Reads are counted by process, so that elsewhere others are counted.
+        return {key: value for key, value in self.__dict__.items()
+                if key != 'faults' or starting_a_process()}
+
     def __setstate__(self, state: dict) -> None:
         global _faults  # noqa: PLW0603
         self.__dict__.update(state)
-        _faults = self.faults  # in a worker that is spawned
+        if 'faults' in state:  # in a worker that is spawned
+            _faults = self.faults
+        self.faults = _the_faults()
 
     def extra_repr(self) -> list[str]:
         return [f'Archive: \t{self._archive.folder}, {len(self._archive.parts)} shards']

@@ -3,23 +3,49 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
+from multiprocessing.context import get_spawning_popen
 
 WAITING = 50  # lines that a pipe surely holds; while nobody reads them more are counted alone
+
+SHARED = {'_count', '_waiting', '_lines'}  # attributes of a tally that processes share
+
+
+def starting_a_process() -> bool:
+    """Whether what is pickled now goes to a process that multiprocessing is starting."""
+    return get_spawning_popen() is not None
 
 
 class Tally:
     """A count and lines that processes share. It is made before the workers are started.
 
-    A copy is the same tally: what holds one may be copied, and is counted once.
+    A copy is the same tally: what holds one may be copied, and is counted once. So is what a
+    process is started with; what is pickled otherwise, such as into a file, counts from 0 by
+    itself, for what processes share reaches none that was not started with it.
     """
 
     def __init__(self):
+        self._begin()
+
+    def _begin(self) -> None:
         context = multiprocessing.get_context('spawn')  # its locks serve forked workers too
         self._count, self._waiting = context.Value('l', 0), context.Value('l', 0)
         self._lines = context.SimpleQueue()
 
+    def __copy__(self) -> Tally:
+        return self
+
     def __deepcopy__(self, memo: dict) -> Tally:
         return self
+
+    def __getstate__(self) -> dict:
+        if starting_a_process():
+            return self.__dict__
+        return {key: value for key, value in self.__dict__.items() if key not in SHARED}
+
+    def __setstate__(self, state: dict) -> None:
+        if not state.keys() >= SHARED:
+            self._begin()
+        self.__dict__.update(state)
 
     @property
     def count(self) -> int:

@@ -73,11 +73,14 @@ def inside(crop: tuple, height: int, width: int) -> tuple[int, int, int, int]:
     """Top, left, bottom and right of a drawn crop.
 
     The crop that is taken where no draw fits has a size that is no whole number; mmcv.imcrop
-    drops the fractions of its corners, the last pixel inside being one of them.
+    drops the fractions of its corners, the last pixel inside being one of them. Of a picture of
+    few rows or columns nothing would be left, and it stops: here one pixel is.
     """
     top, left, crop_height, crop_width = crop
-    return (int(top), int(left), min(int(top + crop_height - 1), height - 1) + 1,
-            min(int(left + crop_width - 1), width - 1) + 1)
+    first = top, left = int(top), int(left)
+    ends = (min(int(start + length - 1), side - 1) for start, length, side in zip(
+        crop[:2], (crop_height, crop_width), (height, width)))
+    return (*first, *(max(start, end) + 1 for start, end in zip(first, ends)))
 
 
 @TRANSFORMS.register_module()

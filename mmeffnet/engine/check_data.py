@@ -7,13 +7,17 @@ import tempfile
 from argparse import ArgumentParser
 from collections import Counter
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from mmeffnet.datasets.scan import KINDS, Problem, scan
+from mmeffnet.datasets.scan import KINDS, SPLITS, Problem, scan
+from mmeffnet.engine.config import load_config
+from mmeffnet.engine.data_checks import class_folder, dataset_configs
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
 
@@ -27,6 +31,8 @@ def parser() -> ArgumentParser:
         epilog='Exit code: 0 when nothing is wrong, 1 when something is, 2 for a wrong argument.')
     result.add_argument('data', help='folder with CLASS/*, or with {train,val,test}/CLASS/*, or '
                         'with lists in meta/{train,val}.txt')
+    result.add_argument('--config', metavar='FILE', help='the config that will read the data: what '
+                        'its data sets say of extensions is heeded')
     result.add_argument('--num-classes', type=int, metavar='N', help="the config's num_classes")
     result.add_argument('--workers', type=int, default=0, metavar='N',
                         help='processes; all cores by default')
@@ -49,9 +55,10 @@ def main(argv=None) -> int:
             if value is not None and value < least:
                 raise InputError(f'--{name} {value} must be at least {least}')
         check_report(Path(args.report))
-        bar = Console(file=sys.stderr)
+        bar, root = Console(file=sys.stderr), Path(args.data)
+        extensions = extensions_of(load_config(args.config), root) if args.config else {}
         problems, counts = scan(
-            Path(args.data), num_classes=args.num_classes, workers=args.workers,
+            root, extensions=extensions, num_classes=args.num_classes, workers=args.workers,
             max_pixels=args.max_pixels, progress=lambda items, total: track(
                 items, 'pictures', total, console=bar, transient=True,
                 disable=not bar.is_terminal))
@@ -62,6 +69,29 @@ def main(argv=None) -> int:
     console.print(f'{files} pictures; {wrong} problems, {len(problems) - wrong} remarks; '
                   f'{args.report}', soft_wrap=True)
     return 1 if wrong else 0
+
+
+def extensions_of(cfg: Config, root: Path) -> dict[str, list[str]]:
+    """The suffixes that a config takes from each split of ``root``, where it says any.
+
+    Those of the data sets that read the split's folder, or else of all in the split's dataloader;
+    without splits in that of the training. Raises InputError for extensions that are no list.
+    """
+    loaders = {split: [*dataset_configs(cfg, f'{split}_dataloader')] for split in SPLITS}
+    found = {}
+    for split in ('', *SPLITS):
+        folder = (root / split).resolve()
+        same = [(field, dataset) for field, dataset in chain(*loaders.values())
+                if (read := class_folder(dataset)) and read.resolve() == folder]
+        given = [(field, dataset['extensions']) for field, dataset
+                 in same or loaders[split or 'train'] if 'extensions' in dataset]
+        for field, value in given:
+            if isinstance(value, str):  # CustomDataset would take each letter for a suffix
+                raise InputError(f'{field}.extensions={value!r} must be a list of suffixes, such '
+                                 f'as [{value!r}]')
+        if given:
+            found[split] = sorted({suffix for _, value in given for suffix in value})
+    return found
 
 
 def tell(console: Console, problems: list[Problem]) -> None:

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
-from torch import nn
 
+from mmeffnet.engine.completeness import refuse_parts
 from mmeffnet.engine.judges import differences
 from mmeffnet.errors import InputError, one_line_errors
-from mmeffnet.models import EfficientNet
 from mmeffnet.version import __version__
 from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import need
-from mmeffnet.weights.fit import CLASSIFIER_KEYS, STEM
-from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER
-from mmeffnet.weights.translate import COUNTERS, few, numerics_of, to_layout
+from mmeffnet.weights.translate import few, numerics_of, to_layout
 
 # mmpretrain's own EfficientNet has our keys.
 TARGETS = {'mmeffnet': 'mmeffnet', 'mmpretrain': 'mmeffnet', 'timm': 'timm',
@@ -64,8 +61,8 @@ def convert(args: Namespace) -> Path:
     if weights.arch is None and TARGETS[args.to] != 'mmeffnet':
         raise InputError(f'{args.source!r} has the shapes of no published network, and its keys '
                          f'in {args.to} cannot be told: only --to mmeffnet is possible')
+    refuse_parts(weights)
     if weights.arch:
-        _refuse_parts(weights)
         _refuse_other_numerics(weights, args.to)
     state = to_layout(weights.state, weights.arch, TARGETS[args.to])
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
@@ -74,30 +71,6 @@ def convert(args: Namespace) -> Path:
     print(f'{weights.variant or "custom"} network, {weights.layout} layout, {classes}, '
           f'{len(state)} tensors -> {path} ({path.stat().st_size / 2 ** 20:.1f} MiB)')
     return path
-
-
-def _refuse_parts(weights: Weights) -> None:
-    """Refuse what is no whole network: the file would look like one."""
-    what = f'{weights.source!r} is of {weights.variant or "a custom network"}'
-    if STEM.replace('weight', 'bias') in weights.state:
-        raise InputError(f'{what}, deployed: BatchNorm is folded into its convolutions, and no '
-                         'library loads that: convert the weights that it was made from')
-    with torch.device('meta'):  # keys and shapes alone, in no time
-        network = EfficientNet(weights.arch, in_channels=weights.state[STEM].shape[1])
-        classifier = nn.Linear(weights.arch.head, weights.classes or 1)
-    expected = {f'{BACKBONE}{key}': tensor for key, tensor in network.state_dict().items()}
-    if not weights.state.keys().isdisjoint(CLASSIFIER_KEYS):
-        expected |= {f'{CLASSIFIER}.{key}': t for key, t in classifier.state_dict().items()}
-    shapes = {key: tuple(t.shape) for key, t in expected.items() if not key.endswith(COUNTERS)}
-    found = {key: tuple(t.shape) for key, t in weights.state.items() if not key.endswith(COUNTERS)}
-    for problem, keys in (
-            ('lacks {} of its tensors', shapes.keys() - found.keys()),
-            ('has {} tensors that it has no place for', found.keys() - shapes.keys()),
-            ('has {} tensors of other shapes', {k for k in found if found[k] != shapes.get(k)})):
-        if keys:
-            raise InputError(f'{what} and {problem.format(len(keys))}: {few(sorted(keys))}: only '
-                             'a whole network, or a whole backbone without classifier, is '
-                             'converted')
 
 
 def _refuse_other_numerics(weights: Weights, library: str) -> None:

@@ -1,5 +1,5 @@
 """Checks of the data before the first step, where a mistake would surface hours later."""
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -30,19 +30,19 @@ def data_problem(cfg: Config, loader: str) -> str | None:
     To be asked when a data set could not be built: some download what they need, so that
     a missing folder alone is no mistake. Raises InputError for classes that are no categories.
     """
-    for field, dataset in _dataset_configs((cfg.get(loader) or {}).get('dataset'),
-                                           f'{loader}.dataset'):
+    for field, dataset in dataset_configs(cfg, loader):
         for name, path, exists in _paths(dataset):
             if not exists(path):
                 layout = LAYOUTS.get(str(dataset.get('type')).rpartition('.')[2], '')
                 return (f'{field}.{name}: {str(path)!r} does not exist'
                         + (f'; {layout}' if layout else ''))
-            hidden = path.is_dir() and _hidden_folders(path)
-            if hidden:
-                return _hidden_message(hidden)
             classes = classes_of(dataset) if name == 'ann_file' else None
             if classes:
                 check_categories(path, classes, loader)
+        folder = class_folder(dataset)
+        hidden = folder and [path for path in sorted(folder.glob('.*')) if path.is_dir()]
+        if hidden:
+            return _hidden_message(hidden[0])
     return None
 
 
@@ -53,14 +53,13 @@ def no_sample(error: Exception) -> bool:
 
 def data_source(cfg: Config, loader: str) -> str:
     """The annotation files that a dataloader reads, for a message; empty where there are none."""
-    files = [str(path) for _, dataset in _dataset_configs(
-        (cfg.get(loader) or {}).get('dataset'), loader)
+    files = [str(path) for _, dataset in dataset_configs(cfg, loader)
         for name, path, _ in _paths(dataset) if name == 'ann_file']
     return f' (ann_file {", ".join(map(repr, files))})' if files else ''
 
 
 def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0) -> None:
-    """Refuse classes, labels and encoded pictures that ``model`` cannot have.
+    """Refuse classes, labels, hidden folders and encoded pictures that ``model`` cannot have.
 
     most_missing: pictures of a COCO data set that may lack their file.
     Raises InputError naming the data set and both numbers.
@@ -71,9 +70,7 @@ def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0)
         check_predictors(part, model, loader)
         _check_decoding(part, model, loader)
         folders = getattr(part, 'folder_to_idx', None) or {}
-        hidden = [folder for folder in folders if folder.startswith('.')]
-        if hidden:
-            raise InputError(_hidden_message([Path(part.img_prefix) / hidden[0]]))
+        _check_hidden(part, folders, loader)
         if not isinstance(num_classes, int):
             continue
         classes = (getattr(part, 'metainfo', None) or {}).get('classes') or list(folders)
@@ -83,6 +80,24 @@ def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0)
                 f'{num_classes}: set model.head.num_classes={len(classes)}')
         if not folders:  # labels made from folders are right by construction
             _check_labels(part, num_classes, loader)
+
+
+def _check_hidden(dataset, folders: Iterable[str], loader: str) -> None:
+    """Refuse hidden folders that are classes, and those in classes whose pictures are read."""
+    for folder in folders:
+        if folder.startswith('.'):
+            raise InputError(_hidden_message(Path(dataset.img_prefix, folder)))
+    # What takes files by their suffixes looks into all folders; a list names what it means.
+    if not hasattr(dataset, 'extensions') or getattr(dataset, 'ann_file', ''):
+        return
+    start = len(str(dataset.img_prefix).rstrip('/'))
+    paths = (dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
+    read = [path for path in paths if '/.' in path[start:]]
+    if read:
+        hidden = read[0][:read[0].index('/', read[0].index('/.', start) + 1)]
+        raise InputError(f'{loader}: {len(read):,} of its pictures lie in hidden folders, such as '
+                         f'{hidden!r}, and would be read like all others: delete these folders '
+                         'or move them away')
 
 
 def _check_decoding(dataset, model, loader: str) -> None:
@@ -114,8 +129,12 @@ def _check_labels(dataset, num_classes: int, loader: str) -> None:
                     f'from 0 to {num_classes - 1}')
 
 
-def _dataset_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
-    """Data set configs with their dotted names, through wrappers such as RepeatDataset."""
+def dataset_configs(cfg: Config, loader: str) -> Iterator[tuple[str, dict]]:
+    """Data set configs of a dataloader with their dotted names, through such as RepeatDataset."""
+    yield from _inner_configs((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset')
+
+
+def _inner_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
     if not isinstance(dataset, dict):
         return
     inner = [('dataset', dataset.get('dataset'))] if 'dataset' in dataset else [
@@ -123,7 +142,7 @@ def _dataset_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
     if not inner:
         yield field, dataset
     for name, child in inner:
-        yield from _dataset_configs(child, f'{field}.{name}')
+        yield from _inner_configs(child, f'{field}.{name}')
 
 
 def _paths(dataset: dict) -> Iterator[tuple]:
@@ -141,12 +160,19 @@ def _paths(dataset: dict) -> Iterator[tuple]:
             yield name, Path(value) if name == 'data_root' else Path(root, value), exists
 
 
-def _hidden_folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name.startswith('.'))
+def class_folder(dataset: dict) -> Path | None:
+    """The folder whose folders are the classes of a data set config, None where they are not."""
+    found = {name: path for name, path, _ in _paths(dataset)}
+    root, split = found.get('data_root'), dataset.get('split')
+    listed = 'ann_file' in found or (root and split and (root / f'meta/{split}.txt').is_file())
+    by_folder = str(dataset.get('type')).rpartition('.')[2] in LAYOUTS
+    if listed or not by_folder or not dataset.get('with_label', True):
+        return None
+    return found.get('data_prefix', found.get('data_prefix.img_path', root))
 
 
-def _hidden_message(hidden: list[Path]) -> str:
-    return (f'folder {str(hidden[0])!r} would be counted as a class and shift the labels of '
+def _hidden_message(hidden: Path) -> str:
+    return (f'folder {str(hidden)!r} would be counted as a class and shift the labels of '
             'all others: delete it or move it away')
 
 

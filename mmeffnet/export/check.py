@@ -98,8 +98,19 @@ def real_pictures(folder: str | None = None, most: int = 8) -> list[Image.Image]
     if folder is None:
         from sklearn.datasets import load_sample_images
         return [Image.fromarray(image) for image in load_sample_images().images]
-    from mmeffnet.inference.images import SUFFIXES, read_image
-    paths = [p for p in sorted(Path(folder).rglob('*')) if p.suffix.lower() in SUFFIXES]
-    if not paths:
-        raise InputError(f'--pictures {folder!r} has no pictures: {", ".join(sorted(SUFFIXES))}')
-    return [read_image(path) for path in paths[:most]]
+    from mmeffnet.inference.images import read_image
+    return [read_image(path) for path in pictures_below(folder, '--pictures')[:most]]
+
+
+def pictures_below(folder: str, flag: str) -> list[Path]:
+    """The pictures below a folder, in order of their paths; what is hidden is left alone.
+
+    flag: that the folder was given by. Raises InputError where there are none.
+    """
+    from mmeffnet.inference.images import SUFFIXES
+    found = [path for path in sorted(Path(folder).rglob('*'))
+             if path.suffix.lower() in SUFFIXES and path.is_file()
+             and not any(part.startswith('.') for part in path.relative_to(folder).parts)]
+    if not found:
+        raise InputError(f'{flag} {folder!r} has no pictures: {", ".join(sorted(SUFFIXES))}')
+    return found

@@ -11,11 +11,10 @@ from mmengine.registry import TRANSFORMS
 from rich.progress import track
 
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.export.check import prepared
+from mmeffnet.export.check import pictures_below, prepared
 from mmeffnet.export.graph import Classifier
 from mmeffnet.export.runtime import need
 from mmeffnet.files import whole
-from mmeffnet.inference.images import SUFFIXES
 
 MOST = 128  # pictures that are looked at; more change the ranges little
 
@@ -26,9 +25,7 @@ def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     Raises InputError for a folder without pictures, a picture that cannot be read, a config
     without a pipeline, and one that gives another size than ``size``.
     """
-    paths = [p for p in sorted(Path(folder).rglob('*')) if p.suffix.lower() in SUFFIXES]
-    if not paths:
-        raise InputError(f'--calib {folder!r} has no pictures')
+    paths = pictures_below(folder, '--calib')
     # Evenly from all of them: folders are often sorted by class.
     paths = [paths[i * len(paths) // MOST] for i in range(MOST)] if len(paths) > MOST else paths
     pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline')

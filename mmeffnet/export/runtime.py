@@ -34,17 +34,21 @@ def open_exported(path) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict]:
     if not path.is_file():
         raise InputError(f'exported file {str(path)!r} does not exist')
     try:
-        call, text = OPENERS[FORMATS[path.suffix]](path)
-        metadata = json.loads(text) if text else None
+        call, metadata = OPENERS[FORMATS[path.suffix]](path)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f'exported file {str(path)!r} cannot be opened: '
                          f'{one_line(error)}') from error
-    if not metadata:
+    if not (isinstance(metadata, dict) and 'normalised_inside' in metadata):
         raise InputError(f'exported file {str(path)!r} was not written by tools/export.py: it '
                          'does not say how its images are normalised')
     return call, metadata
+
+
+def _parsed(text: str | bytes | None):
+    """The metadata that a file keeps as JSON, None where it keeps none."""
+    return json.loads(text) if text else None
 
 
 def normalisation(preprocessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -75,33 +79,30 @@ def _open_onnx(path: Path):
     def call(images: torch.Tensor) -> torch.Tensor:
         (logits, ) = session.run(None, {given.name: images.to(kind).contiguous().numpy()})
         return torch.from_numpy(logits).float()
-    return call, session.get_modelmeta().custom_metadata_map.get(KEY)
+    return call, _parsed(session.get_modelmeta().custom_metadata_map.get(KEY))
 
 
 def _open_torchscript(path: Path):
     extra = {METADATA: ''}
     module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
-    text = extra[METADATA]
-    text = text.decode() if isinstance(text, bytes) else text
-    return _as_written(module, text), text
+    return _as_written(module, _parsed(extra[METADATA]))
 
 
 def _open_torch_export(path: Path):
     extra = {METADATA: ''}
     program = torch.export.load(str(path), extra_files=extra)
-    text = extra[METADATA]
-    return _as_written(program.module(), text), text
+    return _as_written(program.module(), _parsed(extra[METADATA]))
 
 
-def _as_written(module, text: str):
+def _as_written(module, metadata):
     """A graph of PyTorch's, without gradients and whatever autocast is on outside of it."""
-    raw = bool(text) and json.loads(text).get('normalised_inside')
+    raw = isinstance(metadata, dict) and metadata.get('normalised_inside')
     kind = torch.uint8 if raw else torch.float32
 
     def call(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), torch.autocast('cpu', enabled=False):
             return module(images.to(kind)).float()
-    return call
+    return call, metadata
 
 
 def _open_openvino(path: Path):
@@ -112,8 +113,7 @@ def _open_openvino(path: Path):
 
     def call(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(compiled(images.to(kind).contiguous().numpy())[0].copy()).float()
-    found = model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else None
-    return call, found
+    return call, _parsed(model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else None)
 
 
 OPENERS = {'onnx': _open_onnx, 'torchscript': _open_torchscript,

@@ -423,6 +423,13 @@ def test_the_chart_has_a_panel_for_each_group_and_a_bar_for_each_row():
     (['--device', 'meta'], "device 'meta'"),
     (['--baseline', 'tim'], "--baseline 'tim': 'tim' is no library; did you mean 'timm'?"),
     (['--baseline', 'timm:fast'], "--baseline 'fast': 'fast' is no setting"),
+    (['--baseline', 'timm', '--against', 'mmpretrain'],
+     "--baseline 'timm': timm is not measured; add it by --against timm"),
+    (['--baseline', 'mmeffnet symmetric', '--against'], 'add it by --against torchvision'),
+    (['--baseline', 'mmeffnet deployed'], 'mmeffnet deployed is not measured; add it by --deploy'),
+    (['--baseline', 'mmeffnet lean'], 'mmeffnet lean is not measured; add it by --lean'),
+    (['--baseline', 'timm:bf16'], "'bf16' is none of the settings that are measured (eager, "
+     'channels_last): choose one'),
     (['--budget', '0'], 'nothing could be measured'),
     (['--lean', '--mode', 'infer'], '--lean is for --mode train, and infer is asked for'),
     (['--deploy', '--mode', 'train'], '--deploy is for --mode infer, and train is asked for'),
@@ -437,6 +444,31 @@ def test_a_wrong_argument_is_one_line(argv, words, networks, capsys, monkeypatch
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith('error: ')
     assert words in last
+
+
+@pytest.mark.parametrize(('baseline', 'package'), [
+    ('timm:eager', 'timm'), ('mmeffnet symmetric', 'torchvision')])
+def test_a_baseline_that_is_not_installed_is_said_first_and_has_no_column(
+        baseline, package, networks, capsys, monkeypatch):
+    monkeypatch.setattr(speed_cli, 'measure_ceilings', lambda device, settings: CEILINGS)
+    monkeypatch.setattr(speed_cli, 'find_spec', lambda name: None if name == package else 'there')
+    speed_cli.main(['--device', 'cpu', '--size', '32', '--batch', '1', '--mode', 'infer',
+                    '--rounds', '3', '--settings', 'eager', '--baseline', baseline])
+    told = capsys.readouterr()
+    assert told.err.startswith(f'--baseline {baseline!r}: {package} is not installed')
+    assert 'time / ours' in told.out
+    assert f'time / {package}' not in told.out
+
+
+def test_a_baseline_that_is_measured_has_a_column(networks, capsys, monkeypatch):
+    monkeypatch.setattr(speed_cli, 'measure_ceilings', lambda device, settings: CEILINGS)
+    monkeypatch.setattr(speed_cli, 'find_spec', lambda name: 'there')
+    for name in ('timm', 'timm:eager', OURS):
+        speed_cli.main(['--device', 'cpu', '--size', '32', '--batch', '1', '--mode', 'infer',
+                        '--rounds', '3', '--settings', 'eager', '--baseline', name])
+        told = capsys.readouterr()
+        assert not told.err
+        assert f'time / {name.replace(":", " ")}' in told.out
 
 
 def test_the_command_prints_tables_and_writes_files(tmp_path, capsys):

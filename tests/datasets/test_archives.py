@@ -1,6 +1,7 @@
 """Archives of packed pictures and of shards: what is read is what was in the folder."""
 import copy
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -19,7 +20,7 @@ from PIL import Image
 from skimage import data
 from torch.utils.data import DataLoader
 
-from mmeffnet.datasets import shards
+from mmeffnet.datasets import archive, shards
 from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.engine import archive_cli
 from mmeffnet.errors import InputError, RunError
@@ -228,6 +229,34 @@ def test_a_picture_that_was_repaired_is_written_anew(config, name, capsys):
     assert TOOLS[name][0](['--check', str(folder)]) == 0
 
 
+def test_two_processes_do_not_write_one_archive(config, capsys):
+    """One would remove what the other has begun."""
+    folder = written(config, 'pack')
+    parts = {path: path.read_bytes() for path in folder.iterdir()}
+    with archive._alone(folder):
+        half = folder / '.part-00001.bin.17.part'
+        half.touch()
+        refused('pack', config, '--out', folder, '--images-per-part', 4)
+        assert half.exists()
+    assert 'is being written by another process: wait until that' in capsys.readouterr().err
+    written(config, 'pack')  # the lock has ended
+    assert {path: path.read_bytes() for path in folder.iterdir()} == parts
+
+
+def test_labels_may_be_whole_numbers_of_numpy(config):
+    dataset = folder_of(config)
+    samples = archive.samples_of(dataset)
+    rows = [dict(dataset[i], gt_label=np.int64(dataset[i]['gt_label'])) for i in range(COUNT)]
+    found = archive.samples_of(Rows(rows))
+    assert found == samples
+    assert {type(sample.label) for sample in found} == {int}
+
+
+class Rows(list):
+    """A data set of these samples."""
+    get_data_info = list.__getitem__
+
+
 def test_other_options_are_another_archive(config, capsys):
     folder = written(config, 'pack')
     (folder / 'archive.json').unlink()
@@ -370,9 +399,11 @@ def test_workers_read_the_same(config, name, context):
 @pytest.mark.parametrize('name', TOOLS)
 def test_a_data_set_is_copied_and_cut(config, name):
     dataset = opened(name, written(config, name))
-    assert len(copy.deepcopy(dataset)) == COUNT
-    part = dataset.get_subset([7, 2])
-    assert [sample['gt_label'] for sample in part] == [dataset[i]['gt_label'] for i in (7, 2)]
+    expected = [sample['gt_label'] for sample in dataset]  # files are mapped then
+    for same in (copy.copy(dataset), copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert [sample['gt_label'] for sample in same] == expected
+    assert [sample['gt_label'] for sample in dataset.get_subset([7, 2])] == [
+        expected[i] for i in (7, 2)]
 
 
 def test_a_spawned_worker_is_not_sent_the_pixels(config):
@@ -433,6 +464,28 @@ def test_a_read_that_fails_is_tried_again_and_counted(shard, monkeypatch):
     assert not [*dataset.faults.lines()]
 
 
+def count_faults(dataset, address):
+    """In a worker: a read that fails, tried again; what it counts."""
+    shards.WAIT = 0
+    os.truncate(shards.ADDRESS.match(address)[1], 600)
+    with pytest.raises(RunError):
+        fileio.get(address)
+    assert dataset.faults.count == shards.RETRIES
+
+
+def test_a_data_set_and_its_copies_count_together(shard):
+    """Those of this process and of the workers that are started from it."""
+    dataset, address = shard
+    pickled = pickle.loads(pickle.dumps(dataset))
+    worker = multiprocessing.get_context('spawn').Process(
+        target=count_faults, args=(copy.deepcopy(dataset), address))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    shards._told('from here')
+    assert pickled.faults.count == dataset.faults.count == shards.RETRIES + 1
+
+
 def test_a_shard_that_tears_or_goes_in_a_run_is_named(shard):
     dataset, address = shard
     path = shards.ADDRESS.match(address)[1]
@@ -473,8 +526,9 @@ def test_the_sampler_refuses_what_has_no_shards(shard):
     with pytest.raises(InputError, match='needs mmeffnet.ShardedImages with all its samples, and '
                        'was given list with 3; use DefaultSampler'):
         ShardSampler([1, 2, 3])
-    with pytest.raises(ValueError, match='window=0 must be at least 1'):
-        ShardSampler(dataset, window=0)
+    for window in (0, 2.5):
+        with pytest.raises(ValueError, match=f'window={window} must be a whole number of at least'):
+            ShardSampler(dataset, window=window)
 
 
 @pytest.mark.slow

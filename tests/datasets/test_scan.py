@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmpretrain.datasets import ImageNet
+from mmengine.config import Config
+from mmpretrain.datasets import CustomDataset, ImageNet
 from PIL import Image
 
 from mmeffnet.datasets.scan import EXTENSIONS
@@ -74,6 +75,15 @@ def test_hidden_folders_are_problems(data):
                               'hidden folder: data/train/cat/.ipynb_checkpoints'})
 
 
+def test_a_hidden_folder_without_pictures_is_left_alone(data):
+    (data / 'train/cat/.cache/deep').mkdir(parents=True)
+    for name in ('notes.txt', 'deep/.hidden.jpg'):
+        (data / 'train/cat/.cache' / name).write_bytes(b'x')
+    assert problems() == (0, {'hidden: data/train/cat/.cache'})
+    (data / 'train/cat/.cache/deep/0.jpg').write_bytes(b'x')
+    assert problems() == (1, {'hidden folder: data/train/cat/.cache'})
+
+
 @pytest.mark.parametrize('content', ['flat', 'nothing'])
 def test_a_split_without_samples_is_a_problem(data, content, capsys):
     for folder in ('cat', 'dog'):
@@ -101,6 +111,41 @@ def test_pictures_that_a_run_passes_over_are_problems(data, capsys):
         Image.new('RGB', (9, 9)).save(name)
     assert problems() == (1, {f'not read: {name}' for name in names})
     assert 'train 8, val 8 pictures' in capsys.readouterr().out
+
+
+WRAPPED = '''
+train_dataloader = dict(dataset=dict(type='RepeatDataset', times=2, dataset=dict(
+    type='CustomDataset', data_root='data', data_prefix='train', extensions=('.WEBP', '.jpg'))))
+val_dataloader = dict(dataset=dict(type='mmpretrain.ImageNet', data_root='data', split='val'))
+'''
+
+
+def test_the_extensions_of_a_config_are_those_that_are_read(data, capsys):
+    Path('config.py').write_text(WRAPPED)
+    for split in ('train', 'val'):
+        for number, suffix in enumerate(('webp', 'png')):
+            Image.effect_noise((9 + number, 9), 90).convert('RGB').save(
+                f'data/{split}/cat/new.{suffix}')
+    assert problems('--config', 'config.py') == (1, {'not read: data/train/cat/new.png',
+                                                     'not read: data/val/cat/new.webp'})
+    told = capsys.readouterr().out
+    assert 'train 9, val 9 pictures' in told
+    assert 'a run reads files that end in .webp .jpg: convert the picture' in told
+    train = Config.fromfile('config.py').train_dataloader.dataset.dataset
+    assert len(CustomDataset(**{key: train[key] for key in train if key != 'type'})) == 9
+    # The data set that reads a folder goes before the one that a split's name suggests.
+    code = main(['data/val', '--config', 'config.py'])
+    assert code == 1
+    assert 'not read: 1' in capsys.readouterr().out
+
+
+def test_an_extension_that_is_no_list_is_refused(data, capsys):
+    Path('config.py').write_text(WRAPPED.replace("('.WEBP', '.jpg')", "('.jpg')"))
+    with pytest.raises(SystemExit) as exit_:
+        main(['data', '--config', 'config.py'])
+    assert exit_.value.code == 2
+    assert ("train_dataloader.dataset.dataset.extensions='.jpg' must be a list of suffixes, such "
+            "as ['.jpg']") in capsys.readouterr().err
 
 
 def test_pictures_that_opencv_cannot_read_are_problems(data):

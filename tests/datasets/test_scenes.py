@@ -1,5 +1,6 @@
 """The digit scenes: the same every time, complete or not there, and right in every form."""
 import json
+import os
 from importlib.util import find_spec
 
 import numpy as np
@@ -61,6 +62,34 @@ def test_scenes_that_are_there_are_kept(made):
     before = (made / 'scenes.json').stat().st_mtime_ns
     make_scenes(made, **FEW)
     assert (made / 'scenes.json').stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_a_link_to_no_or_an_empty_folder_is_kept(there, tmp_path):
+    if there:
+        (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'link').symlink_to('elsewhere')
+    make_scenes(tmp_path / 'link', train=1, val=1, size=64)
+    assert (tmp_path / 'link').is_symlink()
+    assert (tmp_path / 'elsewhere/scenes.json').is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {'link', 'elsewhere'}
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
+    for number in (int, np.int64):
+        make_scenes(tmp_path / 'a', train=number(1), val=number(1), size=number(64),
+                    seed=number(3))
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
+    (tmp_path / f'.a.{os.getpid()}.part/images/train').mkdir(parents=True)
+    make_scenes(tmp_path / 'a', train=1, val=1, size=64)
+
+
+def test_a_torn_stamp_is_one_line(tmp_path):
+    (tmp_path / 'scenes.json').write_text('{')
+    with pytest.raises(InputError, match=r"scenes.json' is torn: delete the folder"):
+        make_scenes(tmp_path, train=1, val=1, size=64)
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])

@@ -1,6 +1,7 @@
 """A tally that processes share, however they are started."""
 import copy
 import multiprocessing
+import pickle
 
 import pytest
 
@@ -24,7 +25,17 @@ def test_workers_of_every_kind_count_together(context):
     assert [*tally.lines()] == [(1, 'from here'), (2, 'from a worker')]
 
 
-def test_a_copy_is_the_same_tally():
+@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy])
+def test_a_copy_is_the_same_tally(copied):
     tally = Tally()
-    copy.deepcopy([tally])[0].add('through a copy')
+    copied(tally).add('through a copy')
     assert tally.count == 1
+
+
+def test_a_pickled_tally_counts_by_itself():
+    tally = Skips(3)
+    tally.add('before')
+    other = pickle.loads(pickle.dumps(tally))
+    other.add('there')
+    assert (other.most, other.count, tally.count) == (3, 1, 1)
+    assert [*other.lines()] == [(1, 'there')]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import mmeffnet  # noqa: F401
 from mmeffnet.datasets import decoding
 from mmeffnet.datasets.decoding import Picture
+from mmeffnet.datasets.encoded import DecodingDataPreprocessor
 from mmeffnet.datasets.transforms import PackChannelsLast
 
 FLIP = dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal')
@@ -47,6 +48,23 @@ def test_crops_and_flips_are_those_of_mmpretrain(tmp_path, kind, decoded):
         assert [theirs.get(name) for name in fields] == [ours.get(name) for name in fields]
         flips.add(ours.flip)
     assert flips == {False, True}
+
+
+@pytest.mark.parametrize('size', [(1, 30), (900, 2), (1, 5000), (1, 1), (3, 3000)])
+@pytest.mark.parametrize('suffix', ['jpg', 'png'])
+@pytest.mark.parametrize('load', [OURS, [
+    dict(type='mmeffnet.LoadEncodedRandomCrop', scale=64), dict(type='mmeffnet.PackEncoded')]])
+def test_a_crop_has_a_pixel_at_least(tmp_path, size, suffix, load, decoded):
+    """Where mmpretrain's fallback has none, and stops."""
+    path = tmp_path / f'a.{suffix}'
+    Image.new('RGB', size, 'red').save(path)
+    packed = through(load, path, 0)
+    if load is not OURS:
+        packed = dict(DecodingDataPreprocessor()(dict(
+            inputs=[packed['inputs']], data_samples=[packed['data_samples']])))
+    assert packed['inputs'].shape[-3:] == (3, 64, 64)
+    red = packed['inputs'].reshape(3, -1).float().mean(1)
+    assert red[2] > 200 > 50 > red[:2].max()
 
 
 def test_the_fallback_to_the_centre_is_mmpretrains(tmp_path, decoded):

@@ -3,6 +3,8 @@ import hashlib
 
 import pytest
 import torch
+from mmengine.config import Config
+from peers import TINY
 
 from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.engine.convert import main
@@ -176,6 +178,105 @@ def test_a_deployed_network_is_refused_as_such(files, capsys):
     torch.save(network.state_dict(), 'deployed.pth')
     assert "'deployed.pth' is of lite0, deployed: BatchNorm" in fails(
         capsys, 'deployed.pth', 'clean.pth')
+
+
+# Networks of no published variant
+
+def custom(name='custom.pth', without=(), stated=None, more=None, arch=TINY, **options):
+    """A checkpoint as MMEngine writes it; stated: the backbone in the config that it keeps."""
+    state = {f'backbone.{key}': value for key, value in
+             EfficientNet(arch=arch, **options).state_dict().items()}
+    state |= {'head.fc.weight': torch.ones(3, 32), 'head.fc.bias': torch.ones(3), **(more or {})}
+    text = Config(dict(model=dict(backbone=stated), limit=float('inf'))).pretty_text
+    torch.save(dict(state_dict={key: value for key, value in state.items()
+                                if not key.startswith(tuple(without))},
+                    meta=dict(cfg=text) if stated else {}), name)
+    return name
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+STATED = dict(type='mmeffnet.EfficientNet', arch=TINY)
+
+
+@pytest.mark.parametrize('stated', [None, STATED, dict(type='MyEfficientNet', arch=TINY)])
+@pytest.mark.parametrize('options', [
+    {}, dict(in_channels=1), dict(norm_cfg=dict(type='GN', num_groups=4)),
+    dict(norm_cfg=dict(type='BN', affine=False)), dict(conv_cfg=dict(type='Conv2dAdaptivePadding')),
+    dict(arch=dict(TINY, stages=[dict(stage, se_ratio=ratio, expand=expand) for stage, ratio, expand
+                                 in zip(TINY['stages'].values(), (1, .3, .1), (1, 2.5, 3))]))
+], ids=str)
+def test_a_whole_custom_network_is_converted(stated, options, here):
+    if stated is STATED and 'arch' in options:
+        stated = dict(stated, arch=options['arch'])
+    custom(stated=stated, **options)
+    written = load_weights(convert('custom.pth', 'clean.pth')).state
+    state = load_weights('custom.pth').state
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize('stated', [None, STATED])
+@pytest.mark.parametrize(('without', 'match'), [
+    ('backbone.layers.6.', 'lacks backbone.layers.6.conv.weight'),
+    ('backbone.layers.3.', 'lacks backbone.layers.3.0.depthwise_conv.conv.weight'),
+    ('backbone.layers.1.0.', 'lacks backbone.layers.1.0.'),
+    ('backbone.layers.3.0.expand_conv.', 'lacks 5 of its tensors: backbone.layers.3.0.expand_conv'),
+    ('backbone.layers.1.0.linear_conv.bn.bias', 'lacks 1 of its tensors: backbone.layers.1.0.li'),
+    ('backbone.layers.0.bn.', 'lacks 4 of its tensors: backbone.layers.0.bn.bias'),
+    ('head.fc.weight', 'lacks 1 of its tensors: head.fc.weight')])
+def test_a_part_of_a_custom_network_is_refused(without, match, stated, here, capsys):
+    custom(without=[without], stated=stated)
+    error = fails(capsys, 'custom.pth', 'clean.pth')
+    assert "'custom.pth' is of a custom network and lacks " in error
+    assert stated or match in error
+    assert 'only a whole network' in error
+    assert [*here.iterdir()] == [here / 'custom.pth']
+
+
+@pytest.mark.parametrize('scaling', [
+    None, dict(type='mmeffnet.ModelScaling', width=1.2, depth=2.0)])
+def test_the_config_of_a_checkpoint_tells_what_is_missing(scaling, here, capsys):
+    stated = STATED if scaling is None else dict(type='EfficientNet', arch='b0', scaling=scaling)
+    options = dict(arch=stated['arch'], scaling=scaling)
+    network = EfficientNet(**options)
+    last, blocks = len(network.layers) - 2, len(network.layers[-2])
+    head = {'head.fc.weight': torch.ones(3, network.out_channels)}
+    custom(without=[f'backbone.layers.{last}.{blocks - 1}.'], stated=stated, more=head, **options)
+    assert f'of its tensors: backbone.layers.{last}.{blocks - 1}.' in fails(
+        capsys, 'custom.pth', 'clean.pth')
+    convert(custom(stated=stated, more=head, **options), 'clean.pth')
+
+
+def test_a_deployed_custom_network_is_refused_as_such(here, capsys):
+    network = EfficientNet(arch=TINY)
+    network.switch_to_deploy()
+    for without in ('nothing', 'layers.0.conv.bias'):
+        torch.save({k: v for k, v in network.state_dict().items() if k != without}, 'deployed.pth')
+        assert "'deployed.pth' is of a custom network, deployed: BatchNorm" in fails(
+            capsys, 'deployed.pth', 'clean.pth')
+
+
+@pytest.mark.parametrize('text', ['model = ', 'model = build()', 'model = dict(backbone=[])', 'x=1',
+                                  'model = dict(backbone=dict(type="EfficientNet", arch="b99"))',
+                                  'model = dict(backbone=dict(type=print("run")))',
+                                  'model = dict(backbone=dict(type="EfficientNet", arch="b0", '
+                                  'scaling=dict(type="builtins.print", sep="run")))'])
+def test_a_config_that_tells_nothing_is_read_and_not_run(text, here, capsys):
+    content = torch.load(custom(), weights_only=True)
+    torch.save(dict(content, meta=dict(cfg=text)), 'custom.pth')
+    convert('custom.pth', 'clean.pth')
+    assert 'run' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('kernel', [(32, 1, 4, 4), (32, 9)])
+def test_shapes_of_no_network_are_one_line(kernel, here, capsys):
+    custom(more={'backbone.layers.1.0.depthwise_conv.conv.weight': torch.ones(kernel)})
+    assert 'of none that is built here' in fails(capsys, 'custom.pth', 'clean.pth')
 
 
 @pytest.mark.parametrize('gone', ['classifier', 'num_batches_tracked'])

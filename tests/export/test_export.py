@@ -349,12 +349,25 @@ def test_a_file_for_another_size_says_so(folder, capsys):
 
 @pytest.mark.parametrize(('name', 'words'), [
     ('missing.torchscript', 'does not exist'), ('torn.torchscript', 'cannot be opened'),
-    ('foreign.torchscript', 'was not written by tools/export.py')])
+    ('foreign.torchscript', 'was not written by tools/export.py'),
+    ('labelled.torchscript', 'was not written by tools/export.py')])
 def test_files_that_are_no_export_are_named(folder, capsys, name, words):
     (folder / 'torn.torchscript').write_bytes(b'PK nothing')
-    torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)),
-                   str(folder / 'foreign.torchscript'))
+    foreign = torch.jit.trace(torch.nn.ReLU(), torch.zeros(1))
+    torch.jit.save(foreign, str(folder / 'foreign.torchscript'))
+    torch.jit.save(foreign, str(folder / 'labelled.torchscript'),
+                   _extra_files={runtime.METADATA: '{"labels": ["cat"]}'})
     assert words in evaluated(capsys, name)
+
+
+def test_folders_and_hidden_files_are_no_pictures(tmp_path):
+    for name in ('b.png', '.cache/a.png', '._c.png', 'd.PNG'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new('RGB', (4, 4)).save(tmp_path / name, 'PNG')
+    (tmp_path / 'a.png').mkdir()
+    found = check.pictures_below(str(tmp_path), '--calib')
+    assert [path.name for path in found] == ['b.png', 'd.PNG']
+    assert len(check.real_pictures(str(tmp_path))) == 2
 
 
 def test_pictures_of_a_folder_are_read_in_order(tmp_path):

@@ -1,0 +1,95 @@
+"""What is refused before a training starts is what the data set would read."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+from torch import nn
+
+import mmeffnet.datasets  # noqa: F401
+from mmeffnet.engine.data_checks import check_dataset, data_problem
+from mmeffnet.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two classes of one picture each, in 'data/train'."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('cat/0.png', 'dog/0.png'):
+        picture(name)
+    return Path('data/train')
+
+
+def picture(name):
+    path = Path('data/train', name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(path)
+
+
+def built(**options):
+    return DATASETS.build(dict(type='mmpretrain.CustomDataset', data_root='data/train', **options))
+
+
+def check(dataset):
+    check_dataset(dataset, nn.Module(), 'train_dataloader')
+
+
+@pytest.mark.parametrize(('name', 'hidden'), [
+    ('cat/.cache/1.png', 'cat/.cache'), ('dog/below/.a/b/1.png', 'dog/below/.a')])
+def test_a_hidden_folder_in_a_class_is_refused_where_it_is_read(name, hidden, folder):
+    picture(name)
+    dataset = built()
+    assert len(dataset) == 3
+    with pytest.raises(InputError, match='^train_dataloader: 1 of its pictures lie in hidden '
+                       f"folders, such as 'data/train/{re.escape(hidden)}', and would be read"):
+        check(dataset)
+    for same in (built(with_label=False), DATASETS.build(dict(
+            type='RepeatDataset', times=2, dataset=dict(
+                type='mmpretrain.CustomDataset', data_prefix='data/train/')))):
+        with pytest.raises(InputError, match=re.escape(hidden)):
+            check(same)
+
+
+def test_a_hidden_folder_that_is_not_read_is_left_alone(folder):
+    for name in ('cat/.hidden.png', 'cat/.git/.hidden.png'):
+        picture(name)
+    (folder / 'cat/.git/notes.txt').touch()
+    assert len(dataset := built()) == 2
+    check(dataset)
+
+
+def test_a_list_may_name_files_in_hidden_folders(folder):
+    picture('.old/1.png')
+    (folder / 'list.txt').write_text('.old/1.png 0\ncat/0.png 1\n')
+    check(built(ann_file='list.txt'))
+
+
+def test_data_below_a_hidden_folder_is_read(folder, tmp_path):
+    folder.rename('.home')
+    check(DATASETS.build(dict(type='mmpretrain.CustomDataset', data_root='.home')))
+    (tmp_path / 'x').mkdir()
+    check(DATASETS.build(dict(type='mmpretrain.CustomDataset', data_root='x/../.home//')))
+
+
+@pytest.mark.parametrize(('dataset', 'named'), [
+    (dict(type='CustomDataset', data_root='data', data_prefix='train'), True),
+    (dict(type='CustomDataset', data_prefix=dict(img_path='data/train')), True),
+    (dict(type='mmpretrain.ImageNet', data_root='data', split='train'), True),
+    (dict(type='CustomDataset', data_root='data/train', ann_file='list.txt'), False),
+    (dict(type='CustomDataset', data_root='data/train', with_label=False), False),
+    (dict(type='CustomDataset', data_root='data', data_prefix='train/cat'), False),
+    (dict(type='CIFAR10', data_root='data/train'), False)])
+def test_a_failure_is_blamed_on_hidden_folders_among_the_classes_alone(dataset, named, folder):
+    init_default_scope('mmpretrain')
+    for path in ('data/.git', 'data/train/.cache', 'data/train/cat/.cache'):
+        Path(path).mkdir()
+    if 'cat' in str(dataset):
+        Path('data/train/cat/.cache').rmdir()
+    (folder / 'list.txt').touch()
+    problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader')
+    assert problem == (
+        "folder 'data/train/.cache' would be counted as a class and shift the labels of all "
+        'others: delete it or move it away' if named else None)
