@@ -6,14 +6,15 @@ first: a payload without one is somebody else's file, and is not written over.
 """
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from mmeffnet.datasets.archive_index import (
     Sample,
@@ -31,6 +32,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.files import remove_parts, whole
 
 MANIFEST = 'archive.json'
+LOCK = '.writing'
 VERSION = 1
 HALF = re.compile(r'\.(.+)\.\d+\.part')  # what files.whole calls a file that it writes
 
@@ -63,19 +65,19 @@ def write_archive(folder: Path, kind: Kind, samples: Sequence[Sample], per_part:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """A lock of the system on the folder, which ends with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """A lock on the folder, which ends with the process, however that ends."""
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        lock.acquire()
+    except Timeout as error:
         raise InputError(f'--out {str(folder)!r} is being written by another process: wait until '
                          'that has ended, or choose another folder') from error
-    except OSError:
-        pass  # storage without locks on folders, such as some of networks
     try:
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # Windows removes nothing that is open
+            os.unlink(lock.lock_file)  # nobody waits for it
+        lock.release()
 
 
 def _write(folder: Path, kind: Kind, samples: Sequence[Sample], per_part: int, classes, progress
@@ -184,7 +186,7 @@ def _refuse_another(folder: Path, manifest: dict) -> None:
 
 
 def _refuse_foreign(folder: Path, kind: Kind, slices: dict[Path, Sequence[Sample]]) -> None:
-    known = {MANIFEST, *(path.name for part in slices for path in (part, index_of(part)))}
+    known = {MANIFEST, LOCK, *(path.name for part in slices for path in (part, index_of(part)))}
     foreign = sorted(item.name for item in folder.iterdir()
                      if HALF.sub(r'\1', item.name) not in known)
     if foreign:
