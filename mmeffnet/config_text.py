@@ -43,3 +43,7 @@ class _Plain(ast.NodeTransformer):
         return ast.Constant(ast.unparse(node))
 
     visit_Attribute = visit_Name  # noqa: N815
+
+    def visit_UnaryOp(self, node):  # noqa: N802
+        # '-inf'; a number with a sign is one.
+        return self.visit_Name(node) if isinstance(node.operand, ast.Name) else node

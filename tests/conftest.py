@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mmeffnet import host
 
-host.wait_briefly()  # as in the tools
+host.wait_briefly()  # as the tools do
+host.keep_freed_memory()
 if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a core
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 

@@ -2,13 +2,15 @@
 from functools import partial
 
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 
 from mmeffnet.registry import HOOKS
 
 
 def waiting(wrapper) -> bool:
     """Whether gradients are being accumulated for a step that is still to come."""
+    if isinstance(wrapper, OptimWrapperDict):  # which is an OptimWrapper, and has no count
+        return any(map(waiting, wrapper.values()))
     return isinstance(wrapper, OptimWrapper) and not wrapper.should_update()
 
 

@@ -3,23 +3,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from mmeffnet.arch import Arch, Stage
-from mmeffnet.config_text import read_config
 from mmeffnet.errors import InputError
-from mmeffnet.features import resolve_arch
 from mmeffnet.models import EfficientNet
-from mmeffnet.scaling import ModelScaling
 from mmeffnet.weights import Weights
-from mmeffnet.weights.files import kind_of_file, read_checkpoint
 from mmeffnet.weights.fit import CLASSIFIER_KEYS, STEM
 from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER
-from mmeffnet.weights.settings import bare
 from mmeffnet.weights.translate import COUNTERS, few
 
 NORM = '.bn.'  # in keys of ours, unless norm_cfg says otherwise
@@ -41,7 +34,7 @@ def refuse_parts(weights: Weights) -> None:
         raise InputError(f'{what}, deployed: BatchNorm is folded into its convolutions, and no '
                          'library loads that: convert the weights that it was made from')
     try:
-        arch = weights.arch or stated_arch(weights.source) or arch_of(found)
+        arch = weights.arch or weights.stated.get('arch') or arch_of(found)
     except KeyError as error:
         raise InputError(f'{what} and lacks {error.args[0]}: {WHOLE}') from error
     except ValueError as error:
@@ -86,29 +79,6 @@ def _with_norms_of(found: Shapes, shapes: Shapes) -> Shapes:
     usual = Counter(tuple(sorted(names)) for names in norms.values()).most_common(1)[0][0]
     return {key: shape for key, shape in shapes.items() if NORM not in key} | {
         f'{layer}.{name}': shape for layer, shape in layers.items() for name in usual}
-
-
-def stated_arch(source: str) -> Arch | None:
-    """The architecture in the config that MMEngine keeps in a checkpoint, None where there is none.
-    """
-    if not Path(source).is_file() or kind_of_file(source) != 'torch':
-        return None
-    content = read_checkpoint(source)
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    model = (read_config(meta.get('cfg') if isinstance(meta, Mapping) else None, ('model', ))
-             or {}).get('model')
-    try:
-        backbone = model['backbone']
-        scaling = backbone.get('scaling')
-        if bare(backbone['type']) != 'EfficientNet':
-            return None
-        if scaling:  # not by a registry, which would import and call what the file says
-            if bare(scaling['type']) != 'ModelScaling':
-                return None
-            scaling = ModelScaling(**{key: scaling[key] for key in scaling.keys() - {'type'}})
-        return resolve_arch(backbone.get('arch', 'b0'), scaling)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return None  # the config of another model, or written by hand
 
 
 def arch_of(shapes: Shapes) -> Arch:

@@ -15,6 +15,7 @@ from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.version import __version__
 from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import need
+from mmeffnet.weights.trained import other_parts
 from mmeffnet.weights.translate import few, numerics_of, to_layout
 
 # mmpretrain's own EfficientNet has our keys.
@@ -75,6 +76,11 @@ def convert(args: Namespace) -> Path:
 
 def _refuse_other_numerics(weights: Weights, library: str) -> None:
     """Refuse a library whose network would compute something else with these weights."""
+    parts = other_parts(weights)
+    if parts and TARGETS[library] != 'mmeffnet':
+        raise InputError(f'{weights.source!r}: its training had {" and ".join(parts)}, which no '
+                         f'network of {library} has: choose --to mmeffnet, and load it by its '
+                         'own config')
     target = numerics_of(library, weights.variant)
     pairs = [(name, own, its) for name, own, its in zip(
         ('padding', 'BatchNorm eps'), (weights.padding, weights.eps), target) if own and its]
@@ -121,9 +127,13 @@ def _meta(weights: Weights, args: Namespace) -> dict:
     meta = dict(mmeffnet_weights=__version__, source=Path(args.source).name,
                 layout=weights.layout, variant=weights.variant, classes=weights.classes,
                 published=weights.entry.name if weights.entry else None,
-                padding=weights.padding, eps=weights.eps)
-    if weights.norm:
-        meta |= dict(mean=list(weights.norm.mean), std=list(weights.norm.std))
+                padding=weights.padding, eps=weights.eps,
+                parts=list(other_parts(weights)) or None,
+                names=list(weights.stated.get('names', ())) or None,
+                channel_order=weights.stated.get('channel_order'))
+    norm = weights.norm or weights.stated.get('norm')
+    if norm:
+        meta |= dict(mean=list(norm.mean), std=list(norm.std))
     return {key: value for key, value in meta.items() if value is not None}
 
 

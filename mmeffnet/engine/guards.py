@@ -47,6 +47,10 @@ class SigtermHook(Hook):
         if 'optimizer' in checkpoint:
             self._saved_at = checkpoint['meta']['iter']
 
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume:
+            self._saved_at = checkpoint['meta']['iter']
+
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # Between the batches of a step the gradients so far would be lost.
         if self._wanted() and not waiting(runner.optim_wrapper):
@@ -54,7 +58,8 @@ class SigtermHook(Hook):
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # Averaged weights are exchanged for the others now, and cannot be saved.
-        if self._before is not None and self._wanted() and self._saved_at == runner.iter:
+        # The first process alone saves, and knows of it.
+        if self._before is not None and self._wanted() and _any(self._saved_at == runner.iter):
             self._end(runner, done=runner.iter)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
@@ -63,11 +68,7 @@ class SigtermHook(Hook):
 
     def _wanted(self) -> bool:
         """Whether any process was asked: they have to end after the same step."""
-        if get_world_size() == 1:
-            return self._asked
-        asked = torch.tensor(float(self._asked))
-        all_reduce(asked, 'max')
-        return bool(asked)
+        return _any(self._asked)
 
     def _end(self, runner, done: int) -> None:
         if self._saved_at != done:
@@ -77,6 +78,15 @@ class SigtermHook(Hook):
         print_log(f'SIGTERM: saved after {done} iterations in {runner.work_dir}; go on with '
                   '--resume', 'current', level=logging.WARNING)
         sys.exit(TERMINATED)
+
+
+def _any(flag: bool) -> bool:
+    """Whether it is so in any process."""
+    if get_world_size() == 1:
+        return flag
+    found = torch.tensor(float(flag))
+    all_reduce(found, 'max')
+    return bool(found)
 
 
 @HOOKS.register_module()

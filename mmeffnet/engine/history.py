@@ -82,7 +82,7 @@ def _cut(run: Run, times: dict[int, float], start: int) -> None:
 
 
 def _join(run: Run, lines: list[Mapping], done: int) -> None:
-    """Add the lines of one file. Validation is counted in epochs there, or not at all.
+    """Add the lines of one file.
 
     done: iterations of the run so far, after which a file may begin with a validation.
     """
@@ -90,12 +90,20 @@ def _join(run: Run, lines: list[Mapping], done: int) -> None:
         trained = 'iter' in line
         if trained:
             done = line['iter']
-        at = line['step'] * run.epoch_length if run.epoch_length and not trained else done
+        at = done if trained else _iteration(line['step'], done, run.epoch_length)
         for key, value in line.items():
             if key not in ASIDE and isinstance(value, (int, float)):
                 run.curves.setdefault(key, {})[at] = value
                 if not trained and key not in run.validated:
                     run.validated.append(key)
+
+
+def _iteration(step: int, done: int, epoch_length: int | None) -> int:
+    """Where a validation stands that is counted in epochs, in iterations, or not at all."""
+    if not epoch_length:
+        return done
+    # Of an epoch the last lines may be missing, and no more.
+    return step * epoch_length if step <= done / epoch_length + 1 else step
 
 
 def _lines(path: Path) -> list[dict]:

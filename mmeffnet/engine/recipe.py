@@ -10,9 +10,8 @@ from mmengine.optim import _ParamScheduler
 from mmeffnet.config_text import read_config
 from mmeffnet.registry import HOOKS
 
-# What optimizer and schedulers are made from.
-MADE_FROM = ('optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg', 'optim_wrapper.constructor',
-             'param_scheduler', 'auto_scale_lr', 'train_dataloader.batch_size')
+# What an optimizer is made from, in an ``optim_wrapper`` or each of several by name.
+OPTIMIZER = ('optimizer', 'paramwise_cfg', 'constructor')
 ENDS = re.compile(r'param_scheduler\.(.*\.)?end')  # compared in the schedulers themselves
 # What becomes of a setting that is another than it was; the first pattern that fits.
 OUTCOMES = (
@@ -21,8 +20,9 @@ OUTCOMES = (
     (ENDS.pattern, '{field} of the config, or of train_cfg where it has none, comes to {wanted}: '
      '--resume goes on with {kept} of the checkpoint, after which this schedule changes nothing'),
     (r'.*\.type', '{field}={wanted} goes on with what the checkpoint has of {kept}'),
-    (r'param_scheduler', '{field}: of {wanted} only what is beyond the parts of the checkpoint is '
-     'new, which were {kept}'),
+    (r'param_scheduler(\.\w+)?', '{field}={wanted} where the checkpoint has {kept}: schedules that '
+     'both have go on as they were, those that the config alone has begin, those that it lacks '
+     'have ended'),
     (r'.*', '{field}={wanted} of the config is not used: --resume goes on with {kept} of the '
      'checkpoint'))
 WAY_OUT = ('; for a training by this config begin with these weights, --cfg-options '
@@ -48,41 +48,68 @@ class ChangedRecipeHook(Hook):
 
     def before_train(self, runner) -> None:
         present, ends = recipe(runner.cfg.pretty_text), _ends(runner)
+        before = self._recipe or present
         changed = [(field, _short(kept), _short(wanted)) for field, kept, wanted
-                   in differences(self._recipe or present, present) if not ENDS.fullmatch(field)]
+                   in (differences(before, present) if present else ())
+                   if not ENDS.fullmatch(field)]
         for field, kept, wanted in [*changed, *differences(ends, self._wanted_ends or ends)]:
             outcome = next(text for pattern, text in OUTCOMES if re.fullmatch(pattern, field))
             print_log((outcome + WAY_OUT).format(
                 field=field, kept=kept, wanted=wanted, source=runner._load_from or 'CHECKPOINT'),
                 'current', level=logging.WARNING)
-        self._recipe = self._recipe or present
+        if present:
+            schedules = _in_use(before['param_scheduler'], present['param_scheduler'])
+            before = before | dict(param_scheduler=schedules)
+        self._recipe = before
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['recipe'] = self._recipe
 
 
 def recipe(text: str) -> dict | None:
-    """The settings ``MADE_FROM`` of a config's text; None where it cannot be read."""
-    tree = read_config(text, {path.partition('.')[0] for path in MADE_FROM}, calls=True)
+    """What optimizers and schedulers of a config's text are made from; None if it cannot be read.
+    """
+    names = ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'train_dataloader')
+    tree = read_config(text, names, calls=True)
     if tree is None:
         return None
-    scaling = tree.get('auto_scale_lr')
-    if not (isinstance(scaling, dict) and scaling.get('enable')):
-        tree['auto_scale_lr'] = None  # nothing else in it has an effect then
-    found = {}
-    for path in MADE_FROM:
-        value = tree
-        for key in path.split('.'):
-            value = value.get(key) if isinstance(value, dict) else None
-        found[path] = value
-    return found
+    wrapper, scaling, loader = (tree.get(name) if isinstance(tree.get(name), dict) else {} for name
+                                in ('optim_wrapper', 'auto_scale_lr', 'train_dataloader'))
+    return dict(
+        optim_wrapper=_optimizers(wrapper), param_scheduler=_schedules(tree.get('param_scheduler')),
+        auto_scale_lr=scaling if scaling.get('enable') else None,  # which else has no effect
+        train_dataloader=dict(batch_size=loader.get('batch_size')))
+
+
+def _optimizers(wrapper: dict) -> dict:
+    return {key: value if key in OPTIMIZER else _optimizers(value)
+            for key, value in wrapper.items()
+            if key in OPTIMIZER or isinstance(value, dict) and 'optimizer' in value}
+
+
+def _schedules(given) -> list | dict[str, list]:
+    """Schedules as a list; of several optimizers one for each by its name."""
+    if isinstance(given, dict) and 'type' not in given:
+        return {name: _schedules(value) for name, value in given.items()}
+    return list(given) if isinstance(given, (list, tuple)) else [given] if given else []
+
+
+def _in_use(kept, wanted):
+    """The schedules of a run that goes on from ``kept`` with a config of ``wanted``."""
+    if isinstance(wanted, dict):
+        return {name: _in_use(kept.get(name, []) if isinstance(kept, dict) else [], value)
+                for name, value in wanted.items()}
+    return [*kept[:len(wanted)], *wanted[len(kept):]] if isinstance(kept, list) else wanted
 
 
 def differences(kept, wanted, field: str = '') -> Iterator[tuple]:
     """What differs of two nested values: dotted field, and its value in each; None is absent."""
-    if isinstance(kept, list) and isinstance(wanted, list) and len(kept) == len(wanted) and all(
+    if isinstance(kept, list) and isinstance(wanted, list) and all(
             isinstance(item, dict) for item in kept + wanted):
-        kept, wanted = dict(enumerate(kept)), dict(enumerate(wanted))
+        if len(kept) != len(wanted):
+            yield field, kept, wanted
+        both = list(zip(kept, wanted))
+        kept, wanted = ({number: pair[side] for number, pair in enumerate(both)} for side in (0, 1))
     if isinstance(kept, dict) and isinstance(wanted, dict):
         for key in {**kept, **wanted}:
             yield from differences(kept.get(key), wanted.get(key), f'{field}.{key}'.lstrip('.'))

@@ -77,7 +77,11 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._saved_at = None  # iterations behind, in the checkpoint that was written last
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        self._saved_at = checkpoint['meta']['iter'] if runner._resume else None
+        # Not of interrupted.pth or of another hook: its step is none that this hook saves at.
+        meta, source = checkpoint.get('meta', {}), runner._load_from
+        own = self.filename_tmpl.format(meta.get('epoch' if self.by_epoch else 'iter'))
+        if runner._resume and (source is None or Path(str(source)).name == own):
+            self._saved_at = meta['iter']
 
     def before_train(self, runner) -> None:
         if '://' not in str(self.out_dir or '') and not (self.backend_args

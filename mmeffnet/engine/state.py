@@ -99,8 +99,12 @@ class _ValidationFirst(Hook):
     """Makes the validation that a resumed run still owes, once every other hook is ready."""
     priority = 'LOWEST'
 
+    def __init__(self):
+        self._made = False  # a runner may train again
+
     def before_train(self, runner) -> None:
-        if runner.val_loop is not None:
+        if runner.val_loop is not None and not self._made:
+            self._made = True
             print_log(f'The validation after {runner.iter} iterations was not completed: it is '
                       'made now', 'current')
             runner.val_loop.run()
@@ -149,6 +153,8 @@ class PlainCheckpointHook(Hook):
     priority = 'LOWEST'  # whatever another hook adds is there
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if 'param_schedulers' in checkpoint:
+            checkpoint['param_schedulers'] = without_functions(checkpoint['param_schedulers'])
         for key in [key for key in checkpoint if key not in WEIGHTS]:
             checkpoint[key] = plain(checkpoint[key])
 
@@ -162,6 +168,14 @@ class PlainCheckpointHook(Hook):
 
 # Plain by their nature, and too large to walk through for nothing.
 WEIGHTS = ('state_dict', 'ema_state_dict', 'optimizer')
+
+
+def without_functions(state):
+    """The state of schedulers without functions, such as OneCycleLR has: a config makes its own."""
+    if isinstance(state, dict):
+        return {key: without_functions(value) for key, value in state.items()
+                if not callable(value)}
+    return [*map(without_functions, state)] if isinstance(state, list) else state
 
 
 def plain(value):

@@ -152,11 +152,8 @@ def _check_same(model: nn.Module, network: Exportable) -> None:
 
 def _trained_with(checkpoint: str) -> tuple[str, ...] | None:
     """The names of the classes that MMEngine keeps in a checkpoint."""
-    from mmeffnet.weights.files import kind_of_file, read_checkpoint
+    from mmeffnet.weights.files import kind_of_file, read_checkpoint, statements
     if '://' in str(checkpoint) or not Path(checkpoint).is_file() or kind_of_file(
             checkpoint) != 'torch':
         return None
-    content = read_checkpoint(checkpoint)
-    meta = content.get('meta') if isinstance(content, Mapping) else None
-    names = ((meta or {}).get('dataset_meta') or {}).get('classes')
-    return tuple(map(str, names)) if names else None
+    return statements(read_checkpoint(checkpoint)).get('names')

@@ -174,6 +174,11 @@ def _build(weights) -> Classifier:
     if missing:
         raise InputError(f'{weights.source}: tensors of {weights.variant} are missing: '
                          f'{", ".join(sorted(missing)[:3])}')
+    other = [key for key, tensor in model.state_dict().items()
+             if key in weights.state and weights.state[key].shape != tensor.shape]
+    if other:
+        raise InputError(f'{weights.source}: {", ".join(other[:3])} have other shapes than in '
+                         f'{weights.variant}: use tools/test.py with their config')
     counters = {key: torch.zeros((), dtype=torch.long) for key in model.state_dict()
                 if key.endswith(_COUNTER)}
     # Copies: a second network of the same weights may live on another device.

@@ -5,9 +5,9 @@ import logging
 
 from mmengine.logging import print_log
 
-from mmeffnet.arch import Arch
 from mmeffnet.errors import InputError
 from mmeffnet.weights.settings import BATCH_NORM_EPS
+from mmeffnet.weights.trained import other_parts
 
 
 def numerics(weights) -> tuple[str, float]:
@@ -17,21 +17,11 @@ def numerics(weights) -> tuple[str, float]:
 
 def refuse_other_models(weights) -> None:
     """InputError for a training whose model computes something else, though its tensors fit."""
-    if weights.entry:
-        return
-    parts = list(weights.stated.get('parts', ()))
-    arch = weights.stated.get('arch')
-    if arch and _computed(arch) != _computed(weights.arch):
-        parts.append(f'a model.backbone.arch that is not {weights.variant!r}')
+    parts = other_parts(weights)
     if parts:
         raise InputError(f'{weights.source}: its training had {" and ".join(parts)}, and what '
                          'predicts is an ImageClassifier of EfficientNet, GlobalAveragePooling '
                          'and a linear head: use tools/test.py with its config')
-
-
-def _computed(arch: Arch) -> tuple:
-    """What tells networks apart; stages may be called as one likes, and weights say how to pad."""
-    return arch.stem, arch.blocks(), arch.head, arch.activation
 
 
 def own_names(weights) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from mmeffnet.registry import WEIGHT_INITIALIZERS
 from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.fit import fit, warn_of_numerics
 from mmeffnet.weights.layouts import BACKBONE
+from mmeffnet.weights.settings import PADDINGS, bare
 from mmeffnet.weights.translate import few, find_networks, translate
 
 
@@ -66,9 +67,7 @@ def unused_layers(backbone) -> tuple[str, ...]:
 
 def padding_of(backbone) -> str | None:
     """'same' or 'symmetric', None for layers of the user's choice."""
-    kinds = {'mmeffnet.Conv2dSame': 'same', 'Conv2dSame': 'same', 'Conv2dAdaptivePadding': 'same',
-             'Conv2d': 'symmetric', 'Conv': 'symmetric'}
-    return kinds.get(backbone.conv_cfg['type'])
+    return PADDINGS.get(bare(backbone.conv_cfg['type']))
 
 
 def eps_of(backbone) -> float | None:

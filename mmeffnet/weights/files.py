@@ -152,15 +152,18 @@ def _parsed(value: str):
 def statements(checkpoint) -> dict:
     """What a file of tools/convert.py or of a training says of itself; empty for other files.
 
-    'norm' (:class:`Norm`), 'padding', 'eps' and 'published', the name of a set, where known; of
-    a training, more besides, see :func:`mmeffnet.weights.trained.trained`.
+    'norm' (:class:`Norm`), 'padding', 'eps', 'published', the name of a set, 'channel_order',
+    'names' and 'parts', where known; for these, and for more that a training says, see
+    :func:`mmeffnet.weights.trained.trained`.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     if not isinstance(meta, Mapping):
         return {}
     if 'mmeffnet_weights' not in meta:
         return trained(meta)
-    found = {key: meta[key] for key in ('padding', 'eps', 'published') if meta.get(key)}
+    found = {key: meta[key] for key in ('padding', 'eps', 'published', 'channel_order')
+             if meta.get(key)}
+    found |= {key: tuple(map(str, meta[key])) for key in ('names', 'parts') if meta.get(key)}
     if meta.get('mean') and meta.get('std'):
         found['norm'] = Norm(mean=tuple(meta['mean']), std=tuple(meta['std']))
     return found

@@ -11,6 +11,7 @@ from mmeffnet.weights.catalog import Entry
 LOADERS = ('val_dataloader', 'test_dataloader')
 BATCH_NORM_EPS = 1e-3  # of our backbone, unless norm_cfg says otherwise
 PYTORCH_EPS = 1e-5
+PACKAGES = ('mmeffnet', 'mmpretrain', 'mmcls', 'mmcv', 'mmengine')
 BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
 PADDINGS = {'Conv2dSame': 'same', 'Conv2dAdaptivePadding': 'same', 'Conv2d': 'symmetric',
             'Conv': 'symmetric'}
@@ -76,42 +77,57 @@ def _compared(entry: Entry, cfg) -> Iterator[tuple]:
             yield 'channel order', entry.channel_order, channel_order_of(given)
     backbone = model.get('backbone') or {}
     if str(backbone.get('type')).endswith('EfficientNet'):
-        yield 'padding', entry.padding, padding_of(backbone)
-        yield 'BatchNorm eps', entry.eps, eps_of(backbone, cfg.get('default_scope'))
+        package = package_of(cfg)
+        yield 'padding', entry.padding, padding_of(backbone, package)
+        yield 'BatchNorm eps', entry.eps, eps_of(backbone, package)
     yield 'resolution', entry.resolution, resolution_of(cfg)
 
 
 def bare(name):
-    """The name of a class without the packages before it, which may be given or not."""
-    return name.rpartition('.')[2] if isinstance(name, str) else name
+    """The name of a class of ``PACKAGES`` without them, which may be given or not; that of another
+    package, which may do something else, as it is."""
+    if isinstance(name, str) and name.partition('.')[0] in PACKAGES:
+        return name.rpartition('.')[2]
+    return name
 
 
-def padding_of(backbone: Mapping, arch: Arch | None = None) -> str | None:
+def package_of(cfg) -> str:
+    """The package whose backbone a config's model has: a name without one is meant in a scope."""
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    named, dot, _ = str(backbone.get('type')).partition('.')
+    return (named if dot else backbone.get('_scope_') or model.get('_scope_')
+            or cfg.get('default_scope') or '')
+
+
+def padding_of(backbone: Mapping, package: str, arch: Arch | None = None) -> str | None:
     """'same' or 'symmetric', None for convolutions of the user's choice.
 
-    arch: what the config's ``arch`` is, where it may have a padding of its own.
+    package: of the backbone. arch: what the config's ``arch`` is, where it may have a padding of
+    its own.
     """
     conv = backbone.get('conv_cfg')
-    return PADDINGS.get(bare(conv.get('type'))) if conv else arch.padding if arch else 'same'
+    if conv:
+        return PADDINGS.get(bare(conv.get('type'))) if conv.keys() == {'type'} else None
+    if 'conv_cfg' in backbone and package != 'mmeffnet':
+        return 'symmetric'  # mmcv's own convolution
+    return arch.padding if arch else 'same'
 
 
-def eps_of(backbone: Mapping, scope: str | None = None) -> float | None:
-    """BatchNorm's epsilon, None for another normalisation.
-
-    scope: the config's ``default_scope``, in which a name without a package is meant.
-    """
+def eps_of(backbone: Mapping, package: str) -> float | None:
+    """BatchNorm's epsilon, None for another normalisation. package: of the backbone."""
     norm = backbone.get('norm_cfg')
     if not norm:
         return BATCH_NORM_EPS
     # Ours completes what is given; mmpretrain's own takes PyTorch's default then.
-    package = str(backbone.get('type')).rpartition('.')[0] or str(scope)
-    default = BATCH_NORM_EPS if package.startswith('mmeffnet') else PYTORCH_EPS
+    default = BATCH_NORM_EPS if package == 'mmeffnet' else PYTORCH_EPS
     return norm.get('eps', default) if bare(norm.get('type', 'BN')) in BATCH_NORMS else None
 
 
 def preprocessor_of(cfg) -> Mapping:
     """The data preprocessor that a config's model gets, as the Runner chooses it."""
-    return (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+    model = cfg.get('model') or {}
+    return (model if 'data_preprocessor' in model else cfg).get('data_preprocessor') or {}
 
 
 def channel_order_of(preprocessor: Mapping) -> str:

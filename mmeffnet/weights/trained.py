@@ -1,7 +1,7 @@
 """What a training's checkpoint says of its network: names of classes, and the text of its config.
 
 MMEngine keeps both in ``meta``.
-This module imports the standard library, ``arch``, ``config_text``, ``variants`` and ``settings``.
+This module does without PyTorch.
 """
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Mapping
 
 from mmeffnet.arch import Arch
 from mmeffnet.config_text import read_config
-from mmeffnet.variants import VARIANTS
+from mmeffnet.features import resolve_arch
+from mmeffnet.scaling import ModelScaling
 from mmeffnet.weights.settings import (
     LOADERS,
     bare,
     channel_order_of,
     eps_of,
     norm_of,
+    package_of,
     padding_of,
     preprocessor_of,
 )
@@ -24,6 +26,7 @@ READ = ('default_scope', 'model', 'data_preprocessor', *LOADERS)  # of a config
 PREPROCESSORS = (None, 'ClsDataPreprocessor', 'DecodingDataPreprocessor')
 # What changes no pixel of a picture that has been read, beside the decoder's last bit.
 LOADING = {'type', 'backend_args', 'file_client_args', 'ignore_empty', 'imdecode_backend'}
+SILU = dict(Swish='SiLU')  # mmcv's name of it
 PACKING = ('PackInputs', 'PackChannelsLast')
 # Of the arguments of a transform: the values that are followed, in the first place its default.
 FOLLOWED = {
@@ -62,13 +65,30 @@ def trained(meta: Mapping) -> dict:
     return found
 
 
+def other_parts(weights) -> tuple[str, ...]:
+    """What of a training's model computes something else than a classifier of the variant whose
+    tensors ``weights`` are; empty of a published set."""
+    if weights.entry or not weights.variant:
+        return ()
+    arch = weights.stated.get('arch')
+    return (*weights.stated.get('parts', ()), *(
+        [f'a model.backbone.arch that is not {weights.variant!r}']
+        if arch and _computed(arch) != _computed(weights.arch) else ()))
+
+
+def _computed(arch: Arch) -> tuple:
+    """What tells networks apart; stages may be called as one likes, and weights say how to pad."""
+    return arch.stem, arch.blocks(), arch.head, arch.activation
+
+
 def _of_config(cfg: Mapping) -> dict:
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
     arch = _arch(backbone)
-    numerics = dict(padding=padding_of(backbone, arch),
-                    eps=eps_of(backbone, cfg.get('default_scope')))
-    found = dict(arch=arch, **numerics, parts=tuple(_other_parts(model, arch, **numerics)))
+    package = package_of(cfg)
+    numerics = dict(padding=padding_of(backbone, package, arch), eps=eps_of(backbone, package))
+    found = dict(arch=arch, **numerics,
+                 parts=tuple(_other_parts(model, package, arch, **numerics)))
     unread, given = [], preprocessor_of(cfg)
     try:
         if bare(given.get('type')) not in PREPROCESSORS:
@@ -89,26 +109,36 @@ def _of_config(cfg: Mapping) -> dict:
 
 
 def _arch(backbone: Mapping) -> Arch | None:
-    """The architecture that a backbone's ``arch`` is; None where it is none, or is scaled."""
-    arch = backbone.get('arch', 'b0')
-    if backbone.get('scaling'):
-        return None
+    """The architecture that an EfficientNet of a config has; None of another, and for none."""
     try:
-        return Arch.from_dict(arch) if isinstance(arch, Mapping) else VARIANTS[arch].arch
-    except (ValueError, KeyError, TypeError):
+        if bare(backbone.get('type')) != 'EfficientNet':
+            return None
+        scaling = backbone.get('scaling')
+        if scaling:  # not by a registry, which would import and call what the file says
+            if bare(scaling['type']) != 'ModelScaling':
+                return None
+            scaling = ModelScaling(**{key: scaling[key] for key in scaling.keys() - {'type'}})
+        return resolve_arch(backbone.get('arch', 'b0'), scaling)
+    except (LookupError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _other_parts(model: Mapping, arch: Arch | None, padding: str | None, eps: float | None):
+def _other_parts(model: Mapping, package: str, arch: Arch | None, padding: str | None,
+                 eps: float | None):
     """'neck.type=...' and the like, where no tensor tells that the model is another."""
     backbone = model.get('backbone') or {}
+    # Of mmpretrain's own, whatever the variant.
+    default = arch.activation if arch and package == 'mmeffnet' else 'Swish'
+    activation = (backbone.get('act_cfg') or {}).get('type', default)
+    if not arch:
+        yield f'model.backbone.arch={backbone.get("arch")!r}'
+    elif SILU.get(activation, activation) != arch.activation:
+        yield f'model.backbone.act_cfg.type={activation!r}'
     for name, part, key, same in (
             ('type', model, 'type', ('ImageClassifier', )),
-            ('neck.type', model.get('neck') or {}, 'type', ('GlobalAveragePooling', )),
+            ('neck.type', _only(model.get('neck')) or {}, 'type', ('GlobalAveragePooling', )),
             ('head.type', model.get('head') or {}, 'type', ('LinearClsHead', 'EfficientNetHead')),
             ('backbone.type', backbone, 'type', ('EfficientNet', )),
-            ('backbone.act_cfg.type', backbone.get('act_cfg') or {}, 'type',
-             (None, arch.activation) if arch else (None, )),
             ('backbone.output_stride', backbone, 'output_stride', (None, ))):
         value = part.get(key)
         if (bare(value) if key == 'type' else value) not in same:
@@ -118,12 +148,20 @@ def _other_parts(model: Mapping, arch: Arch | None, padding: str | None, eps: fl
             yield f'model.backbone.{name}={backbone.get(name)!r}'
 
 
+def _only(parts):
+    """The one item of a list of one, anything else as it is."""
+    return parts[0] if isinstance(parts, (list, tuple)) and len(parts) == 1 else parts
+
+
 def _test_pipeline(cfg: Mapping) -> list:
     """The transforms of the test, or of the validation where there is no test."""
     for loader in reversed(LOADERS):
         dataset = (cfg.get(loader) or {}).get('dataset') or {}
-        if dataset.get('pipeline'):
-            return list(dataset['pipeline'])
+        while dataset.get('pipeline') is None and (
+                inner := dataset.get('dataset') or _only(dataset.get('datasets'))):
+            dataset = inner if isinstance(inner, Mapping) else {}
+        if cfg.get(loader):
+            return list(dataset.get('pipeline') or ())
     return []
 
 
@@ -133,6 +171,8 @@ def read_pipeline(pipeline) -> dict | None:
     It ends with a square of the whole picture, or of its middle: one of the forms in
     ``_square``, and nothing beside it.
     """
+    pipeline = [{key: value for key, value in step.items() if key != '_scope_'}
+                for step in pipeline]
     if pipeline and bare(pipeline[0].get('type')) == 'LoadImageFromFile':
         if pipeline[0].keys() - LOADING or pipeline[0].get('imdecode_backend', 'cv2') not in (
                 'cv2', 'pillow'):

@@ -44,6 +44,13 @@ def resumed(tmp_path):
         [line(25, 2, 2.), line(38, 2, 1.), score(2, 70.), line(58, 3, 0.5), score(3, 60.)])
 
 
+def test_validations_may_be_counted_in_iterations(tmp_path):
+    """As by log_metric_by_epoch=False; the last iterations of an epoch are not always logged."""
+    folder = write(tmp_path, 'run', [line(10, 1), line(18, 1), score(20, 50.), line(38, 2),
+                                     score(40, 60.)], [line(58, 3), score(60, 70.)])
+    assert read_run(folder).curves['accuracy/top1'] == {20: 50., 40: 60., 60: 70.}
+
+
 def test_a_real_run_is_read_as_it_went(shown_run):
     folder, _ = shown_run
     run = read_run(folder)

@@ -8,6 +8,9 @@ from peers import TINY
 
 from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.engine.convert import main
+from mmeffnet.errors import InputError
+from mmeffnet.inference.network import build_network
+from mmeffnet.variants import Norm
 from mmeffnet.weights import load_weights
 from mmeffnet.weights.translate import to_layout
 
@@ -320,3 +323,27 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
                                                         '--to', 'torchvision')
     assert "'gone.pth' does not exist" in fails(capsys, 'gone.pth', 'clean.pth')
     assert sorted(folder.iterdir()) == before
+
+
+def test_what_no_tensor_tells_of_a_training_goes_along(here, capsys):
+    """Activation, names of the classes and order of the channels."""
+    state = EfficientNet('lite0').state_dict()
+    cfg = Config(dict(
+        model=dict(type='ImageClassifier', neck=dict(type='GlobalAveragePooling'),
+                   head=dict(type='LinearClsHead'), backbone=dict(
+                       type='mmeffnet.EfficientNet', arch='lite0', act_cfg=dict(type='SiLU'))),
+        data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6])))
+    torch.save(dict(
+        state_dict={**{f'backbone.{key}': value for key, value in state.items()},
+                    'head.fc.weight': torch.ones(2, 1280), 'head.fc.bias': torch.ones(2)},
+        meta=dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=['a', 'b']))), 'silu.pth')
+    path = convert('silu.pth', 'clean.pth')
+    stated = load_weights(path).stated
+    assert stated['parts'] == ("model.backbone.act_cfg.type='SiLU'", )
+    assert (stated['names'], stated['channel_order']) == (('a', 'b'), 'bgr')
+    assert stated['norm'] == Norm(mean=(3, 2, 1), std=(6, 5, 4))
+    for source in ('silu.pth', path):
+        assert "act_cfg.type='SiLU', which no network of timm has" in fails(
+            capsys, source, 'timm.pth', '--to', 'timm')
+        with pytest.raises(InputError, match='use tools/test.py with its config'):
+            build_network(str(source), device='cpu')

@@ -10,10 +10,12 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from mmengine.runner.utils import calc_dynamic_intervals
 
 from mmeffnet.engine import recipe as recipes
+from mmeffnet.engine.accumulation import waiting
 from mmeffnet.engine.history import read_run
 from mmeffnet.engine.recipe import differences, recipe
 from mmeffnet.engine.saving import newest_checkpoint
@@ -68,7 +70,7 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def start(folder, kind='epochs', accident=None, load_from=None, **changes):
+def start(folder, kind='epochs', accident=None, load_from=None, hook=None, **changes):
     """Train in this process, to the end or to what stops it."""
     torch.manual_seed(0)  # the first weights
     by_epoch = kind == 'epochs'
@@ -87,7 +89,7 @@ def start(folder, kind='epochs', accident=None, load_from=None, **changes):
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=by_epoch),
             checkpoint=dict(type='mmeffnet.CheckpointHook', interval=1 if by_epoch else 4,
-                            by_epoch=by_epoch, save_best='score', rule='greater'),
+                            by_epoch=by_epoch, save_best='score', rule='greater') | (hook or {}),
             **{name: dict(type=f'mmeffnet.{name}') for name in (
                 'ExactResumeHook', 'PlainCheckpointHook', 'SigtermHook', 'ChangedRecipeHook')}),
         custom_hooks=[EMAHook(momentum=0.3), *([accident] if accident else [])],
@@ -231,8 +233,8 @@ def warned(monkeypatch):
      [UNUSED.format('optim_wrapper.optimizer.lr=0.1', '0.05'),
       UNUSED.format('optim_wrapper.optimizer.weight_decay=0.0001', 'no value')]),
     (dict(param_scheduler={**COSINE, 'eta_min': 0.01}),
-     [UNUSED.format('param_scheduler.eta_min=0.01', 'no value')]),
-    (dict(param_scheduler=[COSINE, COSINE]), ['param_scheduler: of ']),
+     [UNUSED.format('param_scheduler.0.eta_min=0.01', 'no value')]),
+    (dict(param_scheduler=[COSINE, COSINE]), ['param_scheduler=[{']),
     (dict(train_cfg=LOOPS['epochs']),
      ['param_scheduler.0.end of the config, or of train_cfg where it has none, comes to 16 '
       'iterations: --resume goes on with 8 iterations of the checkpoint, after which']),
@@ -287,13 +289,77 @@ def test_stairs_go_on_falling_for_more_epochs(finished, tmp_path, warned):
 
 def test_nothing_of_a_config_is_executed(tmp_path):
     call = f"open({str(tmp_path / 'x')!r}, 'w')"
-    found = recipe(f"param_scheduler = dict(gamma={call}, end=-1)\n"
+    found = recipe(f"param_scheduler = dict(type='A', gamma={call}, end=-1)\n"
                    "optim_wrapper = {'optimizer': {'lr': 1e-3, 'betas': (0.9, 0.99)}}\n")
-    assert found['param_scheduler'] == dict(gamma=call, end=-1)
-    assert found['optim_wrapper.optimizer'] == dict(lr=0.001, betas=(0.9, 0.99))
+    assert found['param_scheduler'] == [dict(type='A', gamma=call, end=-1)]
+    assert found['optim_wrapper']['optimizer'] == dict(lr=0.001, betas=(0.9, 0.99))
     assert not list(tmp_path.iterdir())
 
 
 def test_differences_name_the_place():
     assert list(differences(dict(a=[dict(b=1, c=2)], d=[1, 2]), dict(a=[dict(b=1)], d=[1]))) == [
         ('a.0.c', 2, None), ('d', [1, 2], [1])]
+
+
+def test_schedules_that_a_config_adds_are_said_once(finished, tmp_path, warned):
+    more = dict(FIRST, param_scheduler=[COSINE, dict(type='LinearLR', end=2)],
+                train_cfg={**FIRST['train_cfg'], 'max_epochs': 3})
+    start(tmp_path, load_from=finished['cosine'], **more)
+    assert sum(line.startswith('param_scheduler=') for line in warned) == 1
+    warned.clear()
+    start(tmp_path, load_from=str(newest_checkpoint(tmp_path)), **more)
+    assert not [line for line in warned if line.startswith('param_scheduler=')]
+
+
+def test_settings_of_several_optimizers_and_odd_texts_are_compared():
+    text = 'optim_wrapper = dict(constructor="C", a=dict(type="W", optimizer=dict(lr={})))\n'
+    kept, wanted = (recipe(text.format(lr)) for lr in (0.1, 0.5))
+    assert list(differences(kept, wanted)) == [('optim_wrapper.a.optimizer.lr', 0.1, 0.5)]
+    assert recipe(text.format('-inf'))['optim_wrapper']['a']['optimizer'] == dict(lr='-inf')
+    # One schedule is the same alone and in a list.
+    schedules = [recipe(f'param_scheduler = {value}') for value in (
+        'dict(type="A", end=1)', '[dict(type="A", end=1)]', 'dict(a=[dict(type="A", end=1)])')]
+    assert schedules[0] == schedules[1] != schedules[2]
+
+
+def test_a_config_that_cannot_be_read_is_not_compared(finished, tmp_path, warned, monkeypatch):
+    monkeypatch.setattr(recipes, 'read_config', lambda *_, **__: None)
+    start(tmp_path, load_from=finished['cosine'], **FIRST, param_scheduler=COSINE)
+    assert not warned
+
+
+def test_a_checkpoint_of_sigterm_takes_no_other_ones_place(tmp_path):
+    six = dict(train_cfg={**FIRST['train_cfg'], 'max_epochs': 6},
+               hook=dict(interval=2, max_keep_ckpts=2, save_best=None))
+    start(tmp_path, accident=Accident(20, terminate, 'after_train_iter'), **six)
+    assert newest_checkpoint(tmp_path).name == 'interrupted.pth'
+    start(tmp_path, load_from=str(newest_checkpoint(tmp_path)), **six)
+    assert {path.name for path in tmp_path.glob('epoch_*.pth')} == {'epoch_4.pth', 'epoch_6.pth'}
+
+
+def test_sigterm_in_a_validation_that_was_owed_ends_at_once(tmp_path):
+    batches = []
+    start(tmp_path, accident=Accident(8, kill))
+    count = Accident(8, lambda: batches.append(1) or terminate())
+    start(tmp_path, accident=count, load_from=str(newest_checkpoint(tmp_path)))
+    assert len(batches) == 1
+
+
+def test_a_run_with_one_cycle_is_saved_and_goes_on(tmp_path):
+    """Its state has a function in it."""
+    changes = dict(param_scheduler=dict(type='OneCycleLR', eta_max=0.1, total_steps=16,
+                                        by_epoch=False))
+    start(tmp_path / 'whole', **changes)
+    start(tmp_path / 'parts', accident=Accident(8, kill), **changes)
+    start(tmp_path / 'parts', load_from=str(newest_checkpoint(tmp_path / 'parts')), **changes)
+    assert same(seen(tmp_path / 'parts'), seen(tmp_path / 'whole'))
+
+
+def test_several_optimizers_wait_while_one_of_them_does():
+    wrappers = [OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1),
+                             accumulative_counts=count) for count in (1, 2)]
+    both = OptimWrapperDict(a=wrappers[0], b=wrappers[1])
+    assert not waiting(both)
+    for wrapper in wrappers:
+        wrapper._inner_count = 1
+    assert waiting(both)

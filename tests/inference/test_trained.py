@@ -33,7 +33,8 @@ test_dataloader = dict(
 test_evaluator = dict(type='mmeffnet.Accuracy')
 test_cfg = dict()
 train_cfg = dict(by_epoch=True, max_epochs=1)
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=1e-4))
+randomness = dict(seed=0)
 """
 
 
