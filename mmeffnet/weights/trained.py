@@ -66,14 +66,15 @@ def trained(meta: Mapping) -> dict:
 
 
 def other_parts(weights) -> tuple[str, ...]:
-    """What of a training's model computes something else than a classifier of the variant whose
-    tensors ``weights`` are; empty of a published set."""
+    """What of a training's model computes something else than the classifier of the variant whose
+    tensors ``weights`` are, or its backbone where they are no more; empty of a published set."""
     if weights.entry or not weights.variant:
         return ()
     arch = weights.stated.get('arch')
-    return (*weights.stated.get('parts', ()), *(
+    parts = (*weights.stated.get('parts', ()), *(
         [f'a model.backbone.arch that is not {weights.variant!r}']
         if arch and _computed(arch) != _computed(weights.arch) else ()))
+    return tuple(part for part in parts if weights.classes or 'model.backbone.' in part)
 
 
 def _computed(arch: Arch) -> tuple:

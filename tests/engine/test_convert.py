@@ -347,3 +347,12 @@ def test_what_no_tensor_tells_of_a_training_goes_along(here, capsys):
             capsys, source, 'timm.pth', '--to', 'timm')
         with pytest.raises(InputError, match='use tools/test.py with its config'):
             build_network(str(source), device='cpu')
+
+
+def test_a_backbone_may_come_from_whatever_model(here):
+    cfg = Config(dict(default_scope='mmdet', model=dict(type='RetinaNet', backbone=dict(
+        type='mmeffnet.EfficientNet', arch='lite0'))))
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in
+                                EfficientNet('lite0').state_dict().items()},
+                    meta=dict(cfg=cfg.pretty_text)), 'detector.pth')
+    assert convert('detector.pth', 'timm.pth', '--to', 'timm')
