@@ -66,6 +66,7 @@ def test_images_grow_to_the_size_of_the_variant_and_cost_what_the_config_says(pa
     assert 100 * share == pytest.approx(said, abs=1)
 
 
+@pytest.mark.slow
 def test_a_run_switches_and_resumes_within_a_stage(tiny_config, tmp_path, monkeypatch, capsys):
     from mmeffnet.engine import run
     monkeypatch.chdir(tmp_path)

@@ -118,7 +118,7 @@ def imagenet(tmp_path_factory):
 FEW = ['--cfg-options', 'train_dataloader.batch_size=2', 'train_cfg.max_epochs=1']
 
 
-@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize('workers', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_imagenet_trains_and_evaluates(workers, imagenet):
     env = {**os.environ, 'PYTHON': sys.executable, 'PORT': '29621'}
     train, test = (next(line for line in SHELL if IMAGENET in line and part in line)
