@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.runner.utils import calc_dynamic_intervals
 
@@ -72,6 +73,7 @@ def terminate():
 
 def start(folder, kind='epochs', accident=None, load_from=None, hook=None, **changes):
     """Train in this process, to the end or to what stops it."""
+    scopes = DefaultScope._instance_dict.copy()  # fixtures of the module come before others'
     torch.manual_seed(0)  # the first weights
     by_epoch = kind == 'epochs'
     data = dict(batch_size=2, dataset=[dict(inputs=torch.tensor(n / 8)) for n in range(8)],
@@ -99,6 +101,7 @@ def start(folder, kind='epochs', accident=None, load_from=None, hook=None, **cha
         cfg=dict(settings, val_evaluator=None), **settings)
     with suppress(KeyboardInterrupt, SystemExit):
         runner.train()
+    DefaultScope._instance_dict = scopes
 
 
 def seen(folder):
