@@ -10,6 +10,7 @@ from mmengine.optim import _ParamScheduler
 from mmeffnet.config_text import read_config
 from mmeffnet.registry import HOOKS
 
+PARTS = ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'train_dataloader')  # of a config
 # What an optimizer is made from, in an ``optim_wrapper`` or each of several by name.
 OPTIMIZER = ('optimizer', 'paramwise_cfg', 'constructor')
 ENDS = re.compile(r'param_scheduler\.(.*\.)?end')  # compared in the schedulers themselves
@@ -43,7 +44,9 @@ class ChangedRecipeHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if runner._resume:
-            self._recipe = checkpoint.get('recipe') or recipe(checkpoint['meta'].get('cfg') or '')
+            kept = checkpoint.get('recipe')
+            ours = isinstance(kept, dict) and kept.keys() == set(PARTS)
+            self._recipe = kept if ours else recipe(checkpoint['meta'].get('cfg'))
             self._wanted_ends = _ends(runner)  # schedulers are still as the config has them
 
     def before_train(self, runner) -> None:
@@ -69,8 +72,7 @@ class ChangedRecipeHook(Hook):
 def recipe(text: str) -> dict | None:
     """What optimizers and schedulers of a config's text are made from; None if it cannot be read.
     """
-    names = ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'train_dataloader')
-    tree = read_config(text, names, calls=True)
+    tree = read_config(text, PARTS, calls=True)
     if tree is None:
         return None
     wrapper, scaling, loader = (tree.get(name) if isinstance(tree.get(name), dict) else {} for name

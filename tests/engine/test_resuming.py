@@ -275,6 +275,7 @@ def test_a_checkpoint_without_the_recipe_has_its_config_compared(finished, tmp_p
     del content['recipe']
     for text, count in ((content['meta']['cfg'], 1), ('model = <object at 0x7f>', 0)):
         warned.clear()
+        content['recipe'] = 'of another program'
         content['meta']['cfg'] = text
         torch.save(content, tmp_path / 'old.pth')
         start(tmp_path / 'on', load_from=str(tmp_path / 'old.pth'), **FIRST, param_scheduler=COSINE,
