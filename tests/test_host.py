@@ -39,7 +39,7 @@ def test_freed_memory_is_kept_for_the_next():
 
 @glibc
 @pytest.mark.parametrize('env', [{'MALLOC_TRIM_THRESHOLD_': '131072'},
-                                 {'GLIBC_TUNABLES': 'glibc.malloc.trim_threshold=131072'}])
+                                 {'GLIBC_TUNABLES': 'glibc.malloc.perturb=0'}])
 def test_what_the_user_has_chosen_stays(env):
     assert page_faults(ASK.format(False), **env) > 10_000
 

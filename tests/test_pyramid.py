@@ -1,4 +1,6 @@
 """Necks and heads that do not fit the backbone are refused by name, with the right numbers."""
+import copy
+
 import pytest
 
 from mmeffnet import check_model
@@ -21,6 +23,8 @@ def retinanet(channels=(24, 40, 112, 320), strides=(8, 16, 32, 64, 128), start_l
 
 def test_detector_that_fits_passes():
     check_model(retinanet())
+    with pytest.raises(InputError):  # which is no matter of course
+        check_model(retinanet(channels=(24, 40, 112, 321)))
 
 
 def test_channels_of_another_backbone_are_named_with_the_right_ones():
@@ -95,6 +99,8 @@ def segmentor(**head):
 
 def test_segmentor_that_fits_passes_with_two_equal_strides():
     check_model(segmentor())
+    with pytest.raises(InputError):
+        check_model(segmentor(in_channels=321))
 
 
 @pytest.mark.parametrize(('head', 'message'), [
@@ -156,7 +162,9 @@ def test_neck_that_counts_from_the_coarsest_level_is_known():
     dict(backbone=backbone(3, 4), neck=dict(type='MyOwnNeck'), bbox_head=dict(strides=[1])),
 ])
 def test_what_is_not_known_is_left_alone(model):
+    before = copy.deepcopy(model)
     check_model(model)
+    assert model == before
 
 
 def test_numbers_of_a_necks_output_reach_the_heads_of_a_segmentor():

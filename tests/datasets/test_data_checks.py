@@ -64,14 +64,18 @@ def test_a_hidden_folder_that_is_not_read_is_left_alone(folder):
 def test_a_list_may_name_files_in_hidden_folders(folder):
     picture('.old/1.png')
     (folder / 'list.txt').write_text('.old/1.png 0\ncat/0.png 1\n')
-    check(built(ann_file='list.txt'))
+    dataset = built(ann_file='list.txt')
+    assert '/.old/' in dataset.get_data_info(0)['img_path']
+    check(dataset)
 
 
 def test_data_below_a_hidden_folder_is_read(folder, tmp_path):
     folder.rename('.home')
-    check(DATASETS.build(dict(type='mmpretrain.CustomDataset', data_root='.home')))
     (tmp_path / 'x').mkdir()
-    check(DATASETS.build(dict(type='mmpretrain.CustomDataset', data_root='x/../.home//')))
+    for root in ('.home', 'x/../.home//'):
+        dataset = DATASETS.build(dict(type='mmpretrain.CustomDataset', data_root=root))
+        assert '.home/' in dataset.get_data_info(0)['img_path']
+        check(dataset)
 
 
 @pytest.mark.parametrize(('dataset', 'named'), [

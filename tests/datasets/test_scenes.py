@@ -79,11 +79,14 @@ def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path):
     for number in (int, np.int64):
         make_scenes(tmp_path / 'a', train=number(1), val=number(1), size=number(64),
                     seed=number(3))
+        stamp = json.loads((tmp_path / 'a/scenes.json').read_text())
+        assert (stamp['train'], stamp['val'], stamp['size'], stamp['seed']) == (1, 1, 64, 3)
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
     (tmp_path / f'.a.{os.getpid()}.part/images/train').mkdir(parents=True)
     make_scenes(tmp_path / 'a', train=1, val=1, size=64)
+    assert json.loads((tmp_path / 'a/scenes.json').read_text())['train'] == 1
 
 
 def test_a_torn_stamp_is_one_line(tmp_path):

@@ -354,7 +354,7 @@ def test_switched_to_deploy_it_is_the_plain_network():
 PARTS = [slice(0, 2), slice(2, 5)]  # of unequal size
 
 
-def in_two_processes(rank, port):
+def in_two_processes(rank, port, ended):
     """Gradients of DistributedDataParallel with synchronised BatchNorm, and with BatchNorm."""
     torch.distributed.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank,
                                          world_size=2)
@@ -374,11 +374,13 @@ def in_two_processes(rank, port):
     assert kept['SyncBN', True] < 1.01 * kept['BN', True] < 0.8 * kept['BN', False]
     assert kept['SyncBN', False] < 1.01 * kept['BN', False]
     torch.distributed.destroy_process_group()
+    (ended / str(rank)).touch()
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradients_of_plain_layers():
-    spawn(in_two_processes, args=(free_port(), ), nprocs=2)
+def test_two_processes_have_the_gradients_of_plain_layers(tmp_path):
+    spawn(in_two_processes, args=(free_port(), tmp_path), nprocs=2)  # which raises what they raise
+    assert {path.name for path in tmp_path.iterdir()} == {'0', '1'}
 
 
 def test_a_choice_is_measured_once_for_layers_and_sizes_alike(monkeypatch):

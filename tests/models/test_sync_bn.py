@@ -12,7 +12,7 @@ PARTS = [slice(0, 2), slice(2, 5)]  # of unequal size
 CLOSE = dict(rtol=1e-10, atol=1e-12)
 
 
-def compare(rank, port):
+def compare(rank, port, ended):
     """In each of two processes: outputs, gradients and statistics are those of the joint batch."""
     dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
     generator = torch.Generator().manual_seed(0)
@@ -40,11 +40,13 @@ def compare(rank, port):
     with pytest.raises(ValueError, match='got shape'):
         HostSyncBatchNorm(3)(torch.zeros(3))
     dist.destroy_process_group()
+    (ended / str(rank)).touch()
 
 
 @pytest.mark.slow
-def test_two_processes_normalise_the_joint_batch():
-    spawn(compare, args=(free_port(), ), nprocs=2)
+def test_two_processes_normalise_the_joint_batch(tmp_path):
+    spawn(compare, args=(free_port(), tmp_path), nprocs=2)  # which raises what they raise
+    assert {path.name for path in tmp_path.iterdir()} == {'0', '1'}
 
 
 def test_one_process_has_plain_batchnorm():
