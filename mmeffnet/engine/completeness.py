@@ -16,16 +16,20 @@ from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER
 from mmeffnet.weights.translate import COUNTERS, few
 
 NORM = '.bn.'  # in keys of ours, unless norm_cfg says otherwise
+ACTIVATION = '.activate.'  # of mmcv's ConvModule
 WHOLE = 'only a whole network, or a whole backbone without classifier, is converted'
 Shapes = dict[str, tuple[int, ...]]
 
 
-def refuse_parts(weights: Weights) -> None:
+def refuse_parts(weights: Weights) -> list[str]:
     """Refuse what is no whole network, or is deployed: the file would look like one.
 
     A network of no published variant is held against the config that its checkpoint keeps; where
     there is none, against what its own kernels tell. These do not tell how many blocks a group has:
     a file that lost the last one, and all of it, passes. Raises InputError with the keys.
+
+    Gives the keys by which a whole network differs from one of its architecture: normalisation of
+    another kind, and activations with weights, are what the file says, in every layer alike.
     """
     what = f'{weights.source!r} is of {weights.variant or "a custom network"}'
     found = {key: tuple(tensor.shape) for key, tensor in weights.state.items()
@@ -39,9 +43,11 @@ def refuse_parts(weights: Weights) -> None:
         raise InputError(f'{what} and lacks {error.args[0]}: {WHOLE}') from error
     except ValueError as error:
         raise InputError(f'{what} and of none that is built here ({error}): {WHOLE}') from error
-    shapes = _expected(arch, found)
-    if not weights.variant:
-        shapes = _with_norms_of(found, shapes)
+    usual = _expected(arch, found)
+    shapes = _with_norms_of(found, usual)
+    if any(ACTIVATION in key for key in found):
+        shapes |= {key: found.get(key, shape) for key, shape in
+                   _expected(arch, found, act_cfg=dict(type='PReLU')).items() if ACTIVATION in key}
     for problem, keys in (
             ('lacks {} of its tensors', shapes.keys() - found.keys()),
             ('has {} tensors that it has no place for', found.keys() - shapes.keys()),
@@ -49,6 +55,7 @@ def refuse_parts(weights: Weights) -> None:
         if keys:
             raise InputError(f'{what} and {problem.format(len(keys))}: {few(sorted(keys))}: '
                              f'{WHOLE}')
+    return sorted(found.keys() ^ usual.keys())
 
 
 def _is_deployed(found: Shapes) -> bool:
@@ -58,9 +65,9 @@ def _is_deployed(found: Shapes) -> bool:
         and any(key.endswith('.conv.bias') and '.se.' not in key for key in found))
 
 
-def _expected(arch: Arch, found: Shapes) -> Shapes:
+def _expected(arch: Arch, found: Shapes, **options) -> Shapes:
     with torch.device('meta'):  # keys and shapes alone, in no time
-        network = EfficientNet(arch, in_channels=found[STEM][1])
+        network = EfficientNet(arch, in_channels=found[STEM][1], **options)
         classifier = nn.Linear(arch.head, found.get(CLASSIFIER_KEYS[0], (1, ))[0])
     expected = {f'{BACKBONE}{key}': tensor for key, tensor in network.state_dict().items()}
     if not found.keys().isdisjoint(CLASSIFIER_KEYS):
@@ -74,7 +81,7 @@ def _with_norms_of(found: Shapes, shapes: Shapes) -> Shapes:
     norms: dict[str, list[str]] = {layer: [] for layer in layers}
     for key in found:
         layer, norm, name = (*key.rsplit('.', 2), '', '')[:3]
-        if layer in layers and norm != 'conv':
+        if layer in layers and f'.{norm}.' not in ('.conv.', ACTIVATION):
             norms[layer].append(f'{norm}.{name}')
     usual = Counter(tuple(sorted(names)) for names in norms.values()).most_common(1)[0][0]
     return {key: shape for key, shape in shapes.items() if NORM not in key} | {

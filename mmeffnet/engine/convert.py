@@ -62,7 +62,11 @@ def convert(args: Namespace) -> Path:
     if weights.arch is None and TARGETS[args.to] != 'mmeffnet':
         raise InputError(f'{args.source!r} has the shapes of no published network, and its keys '
                          f'in {args.to} cannot be told: only --to mmeffnet is possible')
-    refuse_parts(weights)
+    own = refuse_parts(weights)
+    if own and TARGETS[args.to] != 'mmeffnet':
+        raise InputError(f'{args.source!r} differs from {weights.variant} by {len(own)} tensors of '
+                         f'normalisation or activation: {few(own)}: no network of {args.to} has '
+                         'these: only --to mmeffnet is possible')
     if weights.arch:
         _refuse_other_numerics(weights, args.to)
     state = to_layout(weights.state, weights.arch, TARGETS[args.to])

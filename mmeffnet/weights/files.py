@@ -33,12 +33,13 @@ def _history_method(owner, name: str):
 
 
 def _safe_globals() -> list:
-    """HistoryBuffer and the parts of a numeric numpy array, under both of numpy's names."""
+    """HistoryBuffer and the parts of numpy's arrays of numbers and of strings, such as names of
+    classes, under both of numpy's names."""
     core = np._core if hasattr(np, '_core') else np.core
     parts = {'_reconstruct': core.multiarray._reconstruct, 'scalar': core.multiarray.scalar}
     both_names = [(part, f'{package}.multiarray.{name}') for name, part in parts.items()
                   for package in ('numpy.core', 'numpy._core')]
-    dtypes = {type(np.dtype(kind)) for kind in ('float64', 'float32', 'int64', 'int32')}
+    dtypes = {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdSU'}
     getattrs = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
     return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
 
@@ -66,10 +67,11 @@ def read_checkpoint(path, map_location='cpu'):
     except pickle.UnpicklingError as error:
         with path.open('rb') as file:
             start = file.read(8)
-        # What an error page begins with is an operand that nobody knows, too.
-        pickled = start[:1] == PICKLE or zipfile.is_zipfile(path)
-        if 'Unsupported global' in str(error) or 'GLOBAL' in str(error) or (
-                pickled and 'Unsupported operand' in str(error)):
+        # What an error page begins with is an operand that nobody knows, too. What lies in an
+        # archive has been checked by its sum.
+        if zipfile.is_zipfile(path) or 'Unsupported global' in str(error) or (
+                'GLOBAL' in str(error)) or (
+                start[:1] == PICKLE and 'Unsupported operand' in str(error)):
             raise InputError(
                 f'checkpoint {str(path)!r} holds pickled objects besides weights '
                 f'({_refused(error)}), and loading them could run code: save its state_dict '

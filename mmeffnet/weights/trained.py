@@ -54,6 +54,7 @@ def trained(meta: Mapping) -> dict:
     found = {}
     dataset = meta.get('dataset_meta')
     names = dataset.get('classes') if isinstance(dataset, Mapping) else None
+    names = names.tolist() if hasattr(names, 'tolist') else names  # of an array of numpy
     if names and isinstance(names, (list, tuple)):
         found['names'] = tuple(map(str, names))
     if 'cfg' in meta:

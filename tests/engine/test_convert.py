@@ -209,6 +209,7 @@ STATED = dict(type='mmeffnet.EfficientNet', arch=TINY)
 @pytest.mark.parametrize('stated', [None, STATED, dict(type='MyEfficientNet', arch=TINY)])
 @pytest.mark.parametrize('options', [
     {}, dict(in_channels=1), dict(norm_cfg=dict(type='GN', num_groups=4)),
+    dict(act_cfg=dict(type='PReLU', num_parameters=1)),
     dict(norm_cfg=dict(type='BN', affine=False)), dict(conv_cfg=dict(type='Conv2dAdaptivePadding')),
     dict(arch=dict(TINY, stages=[dict(stage, se_ratio=ratio, expand=expand) for stage, ratio, expand
                                  in zip(TINY['stages'].values(), (1, .3, .1), (1, 2.5, 3))]))
@@ -239,6 +240,23 @@ def test_a_part_of_a_custom_network_is_refused(without, match, stated, here, cap
     assert stated or match in error
     assert 'only a whole network' in error
     assert [*here.iterdir()] == [here / 'custom.pth']
+
+
+@pytest.mark.parametrize(('options', 'lost'), [
+    (dict(norm_cfg=dict(type='GN', num_groups=2)), 'layers.0.gn.weight'),
+    (dict(act_cfg=dict(type='PReLU')), 'layers.0.activate.weight')], ids=str)
+def test_other_layers_of_a_variant_are_kept_by_our_keys_alone(options, lost, here, capsys):
+    options |= dict(arch='b0', more={'head.fc.weight': torch.ones(3, 1280)})
+    custom(**options)
+    error = fails(capsys, '--to', 'timm', 'custom.pth', 'clean.pth')
+    assert 'tensors of normalisation or activation: backbone.layers.0.' in error
+    assert 'no network of timm has these: only --to mmeffnet is possible' in error
+    written = load_weights(convert('custom.pth', 'clean.pth')).state
+    state = load_weights('custom.pth').state
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[key], state[key]) for key in state)
+    custom(name='part.pth', without=[f'backbone.{lost}'], **options)
+    assert f'lacks 1 of its tensors: backbone.{lost}' in fails(capsys, 'part.pth', 'clean.pth')
 
 
 @pytest.mark.parametrize('scaling', [

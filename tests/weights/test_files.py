@@ -2,11 +2,13 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mmeffnet.errors import InputError
 from mmeffnet.weights.files import kind_of_file, need, read_checkpoint, read_safetensors
+from mmeffnet.weights.trained import trained
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -58,3 +60,20 @@ def test_a_pickled_function_is_refused_and_not_run(tmp_path):
     with pytest.raises(InputError, match='bad.pth'):
         read_checkpoint(tmp_path / 'bad.pth')
     assert not (tmp_path / 'exploded').exists()
+
+
+@pytest.mark.parametrize('array', [['cat', 'dog'], [True, False], [1.5], [b'a']], ids=str)
+def test_arrays_of_numpy_are_read_beside_the_weights(array, tmp_path):
+    kept = dict(state_dict=dict(a=torch.ones(1)), meta=dict(dataset_meta=dict(
+        classes=np.array(array))))
+    torch.save(kept, tmp_path / 'arrays.pth')
+    found = read_checkpoint(tmp_path / 'arrays.pth')['meta']
+    assert found['dataset_meta']['classes'].tolist() == array
+    named = trained(found)['names']
+    assert named == tuple(map(str, array))
+
+
+def test_arrays_of_objects_are_refused_by_their_type(tmp_path):
+    torch.save(dict(a=np.array([Path()])), tmp_path / 'objects.pth')
+    with pytest.raises(InputError, match='objects.pth. holds pickled objects besides weights'):
+        read_checkpoint(tmp_path / 'objects.pth')
