@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from mmpretrain.models import EfficientNet as MMPretrainEfficientNet
 from rich.progress import track
 
 from mmeffnet import VARIANTS
@@ -20,6 +21,7 @@ from mmeffnet.export import formats, graph, runtime
 
 TOLERANCE = 1e-3  # of the largest logit, between float32 networks
 BASE = 'mmpretrain, eager'
+SHARED = [name for name in VARIANTS if name in MMPretrainEfficientNet.arch_settings]
 
 
 def calls(variant: str, size: int, batch: int, folder: Path) -> dict:
@@ -40,14 +42,14 @@ def calls(variant: str, size: int, batch: int, folder: Path) -> dict:
     for kind, title in (('onnx', 'ONNX Runtime'), ('openvino', 'OpenVINO')):
         path = folder / f'network{runtime.SUFFIXES[kind]}'
         formats.write(ready.deployed(raw=False), path, kind, ready.size, dynamic,
-                      dict(dynamic=dynamic))
+                      ready.metadata(False, dynamic=list(dynamic)))
         found[title] = runtime.open_exported(path)[0]
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--variant', default='b0', choices=VARIANTS)
+    parser.add_argument('--variant', default='b0', choices=SHARED)
     parser.add_argument('--batch', type=positive, default=1)
     parser.add_argument('--rounds', type=several, default=40)
     args = parser.parse_args()

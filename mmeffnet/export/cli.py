@@ -9,7 +9,7 @@ from mmengine.config import DictAction
 
 from mmeffnet.engine.cli import parsed
 from mmeffnet.errors import InputError, one_line_errors
-from mmeffnet.export.runtime import FORMATS, SUFFIXES
+from mmeffnet.export.runtime import BESIDE, FORMATS, SUFFIXES, open_exported
 
 # Endings of checkpoints that no file made of one keeps.
 CHECKPOINTS = '.pth', '.pt', '.pkl', '.bin', '.safetensors', '.h5', '.keras', '.ckpt', '.index'
@@ -95,7 +95,23 @@ def _out(args: argparse.Namespace) -> Path:
                               (out, out.is_dir(), 'is a folder')):
         if wrong:
             raise InputError(f'--out {str(out)!r} cannot be written: {str(path)!r} {what}')
+    _check_replaced(out, args)
     return out
+
+
+def _check_replaced(out: Path, args: argparse.Namespace) -> None:
+    """What is written takes the place of no checkpoint, and a second file only of our own."""
+    beside = out.with_suffix(BESIDE[args.format]) if args.format in BESIDE else None
+    for path in filter(None, (out, beside)):
+        if path.exists() and Path(args.checkpoint).exists() and path.samefile(args.checkpoint):
+            raise InputError(f'--out {str(out)!r} would overwrite the checkpoint {str(path)!r}: '
+                             'give another name')
+    if beside and beside.exists():
+        try:
+            open_exported(out)
+        except InputError as error:
+            raise InputError(f'--out {str(out)!r} would overwrite {str(beside)!r}, which does not '
+                             f'belong to such a file ({error}): give another name') from error
 
 
 def _check_int8(args: argparse.Namespace, dynamic: tuple) -> None:

@@ -5,15 +5,18 @@ import torch
 from torch import nn
 
 from mmeffnet.errors import InputError
-from mmeffnet.export.runtime import normalisation, open_exported
+from mmeffnet.export.runtime import normalisation, open_exported, takes_bgr
 
 
 class Graph(nn.Module):
-    """(N, 3, H, W) images to a tuple of (N, classes) logits, by an exported file on the CPU."""
+    """(N, 3, H, W) images to a tuple of (N, classes) logits, by an exported file on the CPU.
 
-    def __init__(self, path, call, metadata: dict):
+    bgr: what the images are; a file takes RGB.
+    """
+
+    def __init__(self, path, call, metadata: dict, bgr: bool):
         super().__init__()
-        self.path, self.call, self.metadata = path, call, metadata
+        self.path, self.call, self.metadata, self.bgr = path, call, metadata, bgr
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         size, dynamic = list(images.shape[-2:]), self.metadata['dynamic']
@@ -21,12 +24,15 @@ class Graph(nn.Module):
             raise InputError(f'{str(self.path)!r} takes images of {self.metadata["size"]} px and '
                              f'the pipeline gives {size}: export it for these with --size or '
                              '--dynamic size')
-        groups = images.cpu().split(len(images) if 'batch' in dynamic else 1)
+        rgb = images.cpu().flip(1) if self.bgr else images.cpu()
+        groups = rgb.split(len(images) if 'batch' in dynamic else 1)
         return torch.cat([self.call(group) for group in groups]).to(images.device),
 
 
 def take_over(model: nn.Module, path) -> None:
     """Let an ImageClassifier predict by an exported file; data, head and metrics stay its own.
+
+    The file is given RGB, in whatever order the model takes its images.
 
     Raises InputError for another model, another number of classes, or another normalisation than
     the file was exported with.
@@ -47,5 +53,6 @@ def take_over(model: nn.Module, path) -> None:
             if given != metadata[name]:
                 raise InputError(f'{str(path)!r} was exported for images with {name} '
                                  f'{metadata[name]}, and the config has {given}')
-    model.backbone, model.neck = Graph(path, call, metadata), None
+    model.backbone = Graph(path, call, metadata, takes_bgr(preprocessor))
+    model.neck = None
     head.fc = nn.Identity()

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from mmeffnet.engine import pretrained
 from mmeffnet.engine.checkpoint import load_whole
 from mmeffnet.engine.config import explain
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.export.runtime import normalisation
+from mmeffnet.export.runtime import normalisation, takes_bgr
 from mmeffnet.inference.network import class_names
 from mmeffnet.models import EfficientNet
+from mmeffnet.variants import variant_of
 from mmeffnet.version import __version__
 from mmeffnet.weights.settings import resolution_of
 
@@ -50,15 +50,16 @@ class Exportable(nn.Module):
 class Classifier:
     """A trained classifier on the CPU, in eval mode, and what a user of its file has to know.
 
-    network: as trained, for images that are normalised. size: height and width of its images.
-    mean, std: of RGB in 0..255. names: of the classes, by index.
+    network: as trained, for RGB images that are normalised. size: height and width of its images.
+    mean, std: of RGB in 0..255. names: of the classes, by index. arch: the name of a variant, or
+    what :meth:`mmeffnet.arch.Arch.from_dict` reads.
     """
     network: Exportable
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     names: tuple[str, ...]
-    arch: str
+    arch: str | dict
 
     def deployed(self, raw: bool, half: bool = False) -> Exportable:
         """What is exported: with BatchNorm folded, where that is what normalises.
@@ -87,8 +88,9 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
     checkpoint: whatever tools/test.py takes. classes: names, or a file of them; None takes those
     that the checkpoint was trained with, or ImageNet's. size: height and width of the images;
     None takes the side of the square that the test pipeline ends with.
-    Raises InputError for a model that is no image classifier of RGB on our backbone, or computes
-    something else behind it than a mean and a linear layer.
+    A network that takes BGR, as images are read, becomes one of RGB.
+    Raises InputError for a model that is no image classifier of three channels on our backbone, or
+    computes something else behind it than a mean and a linear layer.
     """
     cfg.load_from = checkpoint
     pretrained.for_testing(cfg)
@@ -105,7 +107,10 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
     if not isinstance(backbone, EfficientNet) or not isinstance(fc, nn.Linear):
         raise InputError(f'model.type={config.get("type")!r}: what can be exported is an image '
                          'classifier with mmeffnet.EfficientNet and a linear head')
-    _check_images(model, config)
+    channels = backbone.layers[0].conv.in_channels
+    if channels != 3:
+        raise InputError(f'model.backbone.in_channels={channels}: what can be exported takes RGB '
+                         'images, of 3 channels')
     load_whole(cfg.load_from, model)
     side = resolution_of(cfg)
     if size is None and side is None:
@@ -113,24 +118,14 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
                          'ends with no square crop; give --size')
     network = Exportable(backbone, fc).eval().requires_grad_(False)
     _check_same(model.eval(), network)
+    if takes_bgr(model.data_preprocessor):
+        stem = backbone.layers[0].conv.weight
+        stem.data = stem.data.flip(1)
     mean, std = normalisation(model.data_preprocessor)
     return Classifier(
         network=network, size=size or (side, side), mean=mean, std=std,
-        arch=str(config.backbone.get('arch', 'b0')),
+        arch=variant_of(backbone.arch) or backbone.arch.to_dict(),
         names=class_names(classes or _trained_with(checkpoint), fc.out_features))
-
-
-def _check_images(model: nn.Module, config: Mapping) -> None:
-    """A file says that its images are RGB."""
-    channels = model.backbone.layers[0].conv.in_channels
-    if channels != 3:
-        raise InputError(f'model.backbone.in_channels={channels}: what can be exported takes RGB '
-                         'images, of 3 channels')
-    # The second is what MMEngine's own, and those made of it, call it.
-    if not any(getattr(model.data_preprocessor, name, False)
-               for name in ('to_rgb', '_channel_conversion')):
-        raise InputError('data_preprocessor.to_rgb is not True: the network takes BGR images, as '
-                         'they are read, and what can be exported takes RGB')
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from mmeffnet.errors import InputError, one_line
 FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
            '.xml': 'openvino'}
 SUFFIXES = {name: suffix for suffix, name in FORMATS.items()}
+BESIDE = {'openvino': '.bin'}  # the suffix of a second file, which holds the weights
 METADATA = 'metadata.json'
 KEY = 'mmeffnet'  # of ONNX's and OpenVINO's own metadata
 
@@ -51,12 +52,25 @@ def _parsed(text: str | bytes | None):
     return json.loads(text) if text else None
 
 
+def takes_bgr(preprocessor) -> bool:
+    """Whether a data preprocessor leaves images in the order in which they are read."""
+    # The second is what MMEngine's own, and those made of it, call it.
+    return not any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
+
+
 def normalisation(preprocessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a data preprocessor; 0 and 1 where it normalises nothing."""
+    """Mean and standard deviation of R, G and B in a data preprocessor, whatever its own order.
+
+    0 and 1 where it normalises nothing.
+    """
     if getattr(preprocessor, 'mean', None) is None:
         return (0., ) * 3, (1., ) * 3
-    return tuple(tuple(map(float, getattr(preprocessor, name).flatten().tolist()))
-                 for name in ('mean', 'std'))
+    found, step = [], -1 if takes_bgr(preprocessor) else 1
+    for name in ('mean', 'std'):
+        values = getattr(preprocessor, name).flatten().tolist()
+        values = values * 3 if len(values) == 1 else values  # one may stand for all channels
+        found.append(tuple(map(float, values[::step])))
+    return tuple(found)
 
 
 def need(package: str):

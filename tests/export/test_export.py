@@ -1,6 +1,8 @@
 """Exported files give what the network gives, at every size they allow, and say what they are."""
 import json
+import pickle
 import re
+import runpy
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +12,15 @@ import torch
 from peers import TINY, calibrated
 from PIL import Image
 
-from mmeffnet import EfficientNet
+import mmeffnet
+from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.analysis.contenders import random_weights
+from mmeffnet.arch import Arch
+from mmeffnet.datasets.digit_images import digit_images
 from mmeffnet.engine import cli as engine_cli
 from mmeffnet.engine import run
 from mmeffnet.export import check, cli, graph, runtime
-from mmeffnet.plugin import config_path
+from mmeffnet.plugin import MIM, config_path
 
 NEEDED = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('openvino', ),
           'torchscript': (), 'torch-export': ()}
@@ -191,8 +196,146 @@ def test_other_channels_are_named(folder, capsys):
     gray = model_of(folder, 'gray', {'backbone.layers.0.conv.weight': torch.randn(8, 1, 3, 3)},
                     backbone=dict(in_channels=1))
     assert 'model.backbone.in_channels=1: what can be exported takes RGB' in line(capsys, of=gray)
-    bgr = line(capsys, '--cfg-options', 'data_preprocessor.to_rgb=False', of=TINY_FILES)
-    assert 'data_preprocessor.to_rgb is not True' in bgr
+
+
+BGR = ('data_preprocessor.to_rgb=False', 'data_preprocessor.mean=[90,120,150]',
+       'data_preprocessor.std=[40,60,80]')
+ONE_FOR_ALL = 'data_preprocessor.mean=[120]', 'data_preprocessor.std=[60]'
+
+
+@pytest.mark.parametrize(('options', 'mean', 'std'), [
+    (BGR, [150, 120, 90], [80, 60, 40]), (ONE_FOR_ALL, [120] * 3, [60] * 3)], ids=['bgr', 'one'])
+def test_a_network_of_bgr_becomes_one_of_rgb(folder, options, mean, std):
+    """Its outputs are those of mmpretrain's own model, which is given what is read."""
+    from mmengine.config import Config, DictAction
+    from mmengine.registry import MODELS
+    cfg = Config.fromfile('tiny.py')
+    cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in
+                         (option.split('=') for option in options)})
+    classifier = graph.read_classifier(cfg, 'tiny.pth')
+    assert classifier.metadata(False) | dict(mean=mean, std=std, channels='RGB') == (
+        classifier.metadata(False))
+    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor}).eval()
+    model.load_state_dict(torch.load('tiny.pth')['state_dict'], strict=False)
+    draw = torch.Generator().manual_seed(0)
+    rgb = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=draw)
+    inputs = model.data_preprocessor(dict(inputs=rgb.flip(1), data_samples=None))['inputs']
+    with torch.no_grad():
+        expected = model.double()(inputs.double(), mode='tensor')
+        given = classifier.network.double()(check.prepared(rgb, classifier, False).double())
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize('flags', [['--preprocess'], []], ids=str)
+def test_the_test_tool_gives_a_file_rgb_whatever_the_config_has(folder, flags):
+    path = export(folder, 'torchscript', 'order', *flags, '--cfg-options', *BGR, of=TINY_FILES)
+    scores = []
+    for weights in ('tiny.pth', str(path)):
+        run.test(engine_cli.parse(engine_cli.test_parser(), [
+            'tiny.py', weights, '--work-dir', 'x', '--out', 'order.pkl', '--cfg-options', *BGR]))
+        scores.append(torch.stack([one['pred_score'] for one in
+                                   pickle.loads(Path('order.pkl').read_bytes())]))
+    assert scores[0].std(dim=0).max() > 1e-2  # pictures are told apart
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-5)
+
+
+@ONNX
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')
+def test_the_recipe_of_the_docs_works(folder, tmp_path, monkeypatch, capsys):
+    """With weights that nobody trained, and four digits."""
+    monkeypatch.chdir(tmp_path)
+    text = Path(mmeffnet.__file__).parents[1].joinpath('docs/export.md').read_text()
+    recipe = text[text.index('## Eight bits'):]
+    files = re.search(r'```python\n(.*?)```', recipe, re.S)[1]
+    train, exporting, testing = re.findall(r'^python tools/\w+.py (.*)$', recipe, re.M)[:3]
+    config, = train.split()
+    Path('files.py').write_text(files)
+    argv = exporting.split()
+    Path(argv[1]).parent.mkdir(parents=True)
+    content = torch.load(folder / 'b0.pth')
+    content['state_dict'] |= {'head.fc.weight': torch.randn(10, 1280),
+                              'head.fc.bias': torch.randn(10)}
+    content['meta'] = {}
+    torch.save(content, argv[1])
+    Path('digits').mkdir()
+    for i, image in enumerate(digit_images('train')[0][:4]):
+        Image.fromarray(image).save(f'digits/{i}.png')
+    cli.main(argv)
+    assert re.search(r'64 x 64 px: .* best class equal on \d of 4', capsys.readouterr().out)
+    assert testing.split()[0] == config
+    run.test(engine_cli.parse(engine_cli.test_parser(), [
+        config_path(config.removeprefix('configs/')), testing.split()[1], '--work-dir', 'x',
+        '--out', 'digits.json', '--out-item', 'metrics', '--cfg-options',
+        'test_dataloader.dataset.indices=8']))
+    assert 0 <= json.loads(Path('digits.json').read_text())['accuracy/top1'] <= 100
+
+
+def test_a_file_says_which_network_it_is(folder):
+    """What is no published variant is stated whole."""
+    assert Arch.from_dict(classifier_of(folder, *TINY_FILES).arch) == Arch.from_dict(TINY)
+    scaling = dict(type='mmeffnet.ModelScaling', width=0.25, depth=0.5)
+    net = EfficientNet(arch='b0', scaling=scaling)
+    (folder / 'scaled.py').write_text(
+        f"_base_ = './small.py'\nmodel = dict(backbone=dict(scaling={scaling!r}), "
+        f'head=dict(arch=None, in_channels={net.arch.head}))')
+    state = {f'backbone.{key}': value for key, value in calibrated(net).state_dict().items()}
+    state |= {'head.fc.weight': torch.randn(8, net.arch.head), 'head.fc.bias': torch.randn(8)}
+    torch.save(dict(state_dict=state), folder / 'scaled.pth')
+    told = classifier_of(folder, 'scaled.py', 'scaled.pth').metadata(False)['arch']
+    assert Arch.from_dict(json.loads(json.dumps(told))) == net.arch
+
+
+@pytest.mark.parametrize('name', ['weights.bin', 'link.bin'])
+def test_a_second_file_takes_the_place_of_no_checkpoint(capsys, tmp_path, name):
+    weights = tmp_path / 'weights.bin'
+    weights.write_bytes(Path('tiny.pth').read_bytes())
+    (tmp_path / 'link.bin').symlink_to(weights)
+    said = line(capsys, '--format', 'openvino', '--out', str(tmp_path / name.replace('bin', 'xml')),
+                of=('tiny.py', str(weights)))
+    assert f"would overwrite the checkpoint '{tmp_path / name}'" in said
+    assert weights.read_bytes() == Path('tiny.pth').read_bytes()
+
+
+@pytest.mark.parametrize('theirs', [None, '<net/>'])
+def test_a_second_file_takes_the_place_of_none_but_ours(capsys, tmp_path, theirs):
+    (tmp_path / 'other.bin').write_text('other')
+    if theirs:
+        (tmp_path / 'other.xml').write_text(theirs)
+    said = line(capsys, '--format', 'openvino', '--out', str(tmp_path / 'other.xml'),
+                of=TINY_FILES)
+    assert f"would overwrite '{tmp_path / 'other.bin'}'" in said
+    assert (tmp_path / 'other.bin').read_text() == 'other'
+
+
+@pytest.mark.skipif(not find_spec('openvino'), reason='pip install "mmeffnet[export]"')
+def test_our_own_second_file_is_replaced(folder):
+    path = export(folder, 'openvino', 'again', of=TINY_FILES)
+    argv = [*TINY_FILES, '--format', 'openvino', '--out', str(path)]
+    assert cli._out(cli.parser().parse_args(argv)) == path
+
+
+@pytest.mark.skipif(not all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino'))),
+                    reason='pip install "mmeffnet[export]"')
+@pytest.mark.slow
+def test_the_benchmark_prints_its_table(monkeypatch, capsys):
+    """At 64 px, two rounds."""
+    monkeypatch.setattr(type(VARIANTS['b0']), 'resolution', 64)
+    monkeypatch.setattr('sys.argv', ['benchmark_export.py', '--rounds', '2'])
+    runpy.run_path(str(MIM / 'tools/benchmark_export.py'), run_name='__main__')
+    rows = re.findall(r'^\| ([^|]+) \| [\d.]+ \| [\d.]+ to [\d.]+ \| ([\d.]+) \|$',
+                      capsys.readouterr().out, re.M)
+    assert rows[0] == ('mmpretrain, eager', '1.00')
+    assert [name for name, _ in rows[1:]] == [
+        'mmeffnet, eager', 'mmeffnet, deployed, channels last', 'ONNX Runtime', 'OpenVINO']
+
+
+def test_the_benchmark_refuses_variants_that_mmpretrain_has_not(monkeypatch, capsys):
+    monkeypatch.setattr('sys.argv', ['benchmark_export.py', '--variant', 'lite0'])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(MIM / 'tools/benchmark_export.py'), run_name='__main__')
+    assert exit_.value.code == 2
+    assert "invalid choice: 'lite0'" in capsys.readouterr().err
 
 
 def test_another_norm_stays_a_layer(folder):
