@@ -47,7 +47,8 @@ def explain_parser() -> argparse.ArgumentParser:
     parser.add_argument('--method', default='gradcam',
                         help="'gradcam' by default; an unknown one lists those there are")
     parser.add_argument('--class', dest='wanted', metavar='NAME_OR_INDEX',
-                        help="the class to look for; each network's best by default")
+                        help="the class to look for, by its name, or by its index where none "
+                        "is called so; each network's best by default")
     parser.add_argument('--out', default='work_dirs/explain', metavar='DIR',
                         help='where the figure goes; work_dirs/explain by default')
     _common(parser)

@@ -115,8 +115,8 @@ def percent(share: float) -> str:
 
 
 def short_name(name: str, measure: Callable[[str], float], room: float) -> str:
-    """As many synonyms as fit into ``room``, at least the first, cut if it must be."""
-    parts = [part.strip() for part in name.split(',')]
+    """As many synonyms as fit into ``room``, in one line; at least the first, cut if it must be."""
+    parts = [' '.join(part.split()) for part in name.split(',')]
     for count in range(len(parts), 0, -1):
         text = ', '.join(parts[:count])
         if measure(text) <= room:

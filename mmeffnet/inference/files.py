@@ -1,23 +1,21 @@
 """Which pictures are meant, and where results go: nothing is lost and nothing overwritten."""
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from mmeffnet.errors import InputError
-from mmeffnet.files import whole
 from mmeffnet.inference.images import SUFFIXES, own_limit
 
 ANNOTATED = 'annotated'  # the folder of pictures, beside the tables of a run
-TABLES = ('predictions.csv', 'predictions.json', 'failed.csv')
+# Of Unicode's categories: control characters, and what ends a line or a paragraph.
+CONTROLS = 'Cc', 'Zl', 'Zp'
 MARK = 'mmeffnet predict'  # what all that a run has written begins to say of itself with
 
 
@@ -139,75 +137,11 @@ def _spot(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name).casefold()
 
 
-class Tables:
-    """predictions.csv, predictions.json and failed.csv of a run, in ``out``.
-
-    Rows are written as they come, to a file beside: a run that is killed leaves
-    '.predictions.csv.PROCESS.part'. The finished files appear together in ``close``: in the
-    place of those of the same mark; where a file is another's, all three are
-    'predictions-2.csv' and so on.
-    mark: of the inputs, see ``mark_for``. about: what predictions.json says besides.
-    """
-    COLUMNS = ('file', 'rank', 'index', 'name', 'probability')
-
-    def __init__(self, out: Path, mark: str, **about):
-        self.out, self.mark, self.about = out, mark, about
-        self.images: list[dict] = []
-        self.failed: list[dict] = []
-        out.mkdir(parents=True, exist_ok=True)
-        self.part = out / f'.predictions.csv.{os.getpid()}.part'
-        self._file = self.part.open('w', newline='', encoding='utf-8')
-        self._rows = csv.writer(self._file)
-        self._rows.writerow(self.COLUMNS)
-
-    def add(self, path: Path, predictions, picture: Path | None) -> None:
-        file = printable(path)
-        self.images.append(dict(file=file, picture=printable(picture) if picture else None,
-                                predictions=[asdict(p) for p in predictions]))
-        for rank, one in enumerate(predictions, start=1):
-            self._rows.writerow((file, rank, one.index, one.name, f'{one.probability:.6f}'))
-        self._file.flush()
-
-    def fail(self, path: Path, reason: str) -> None:
-        self.failed.append(dict(file=printable(path), reason=reason))
-
-    def close(self) -> list[Path]:
-        """Finish the files; gives their paths."""
-        self._file.close()
-        paths = next(filter(self._may_be_written, map(self._paths, count(1))))
-        self.part.replace(paths[0])
-        with whole(paths[2]) as part, part.open('w', newline='', encoding='utf-8') as file:
-            rows = csv.writer(file)
-            rows.writerows([('file', 'reason'), *(row.values() for row in self.failed)])
-        with whole(paths[1]) as part:
-            part.write_text(json.dumps(
-                dict(mark=self.mark, sha256={TABLES[i]: _sha256(paths[i]) for i in (0, 2)},
-                     **self.about, images=self.images, failed=self.failed), indent=1,
-                ensure_ascii=False), encoding='utf-8')
-        return paths
-
-    def _paths(self, number: int) -> list[Path]:
-        ending = f'-{number}' if number > 1 else ''
-        return [self.out / f'{Path(name).stem}{ending}{Path(name).suffix}' for name in TABLES]
-
-    def _may_be_written(self, paths: list[Path]) -> bool:
-        """Whether nothing is there, or what a run of the same mark has left, and nobody changed."""
-        if not any(map(os.path.lexists, paths)):
-            return True
-        try:
-            told = json.loads(paths[1].read_text(encoding='utf-8'))
-            return told['mark'] == self.mark and all(
-                told['sha256'][TABLES[i]] == _sha256(paths[i])
-                for i in (0, 2) if os.path.lexists(paths[i]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False  # a file of somebody else
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def as_text(path) -> str:
+    """A path as it is, but for bytes that are no UTF-8, which no file of text takes."""
+    return os.fsencode(path).decode('utf-8', 'replace')
 
 
 def printable(path) -> str:
-    """A path as text that every file and terminal takes, odd bytes replaced."""
-    text = os.fsencode(path).decode('utf-8', 'replace')
-    return ''.join(c if c.isprintable() else '?' for c in text)
+    """A path for a terminal, in one line: control characters are replaced."""
+    return ''.join('?' if unicodedata.category(c) in CONTROLS else c for c in as_text(path))

@@ -5,8 +5,9 @@ Imports Pillow and numpy only.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -122,17 +123,38 @@ def _decoding(source):
         raise ImageError(source, f'the file is damaged ({one_line(error)})') from error
 
 
-@contextmanager
-def own_limit():
-    """Put ``MOST_PIXELS`` in the place of Pillow's limit, and leave its warnings out."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns there and refuses at twice that
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+class _OwnLimit:
+    """Our limit in the place of Pillow's, without its warnings, for whoever reads at the moment.
+
+    Both belong to the process, and threads may read at once: the first one in sets them, and the
+    last one out puts back what was there.
+    """
+
+    def __init__(self):
+        self._lock, self._readers, self._before = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self):
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                self._set()
+        try:
             yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    self._before.close()
+
+    def _set(self) -> None:
+        self._before.enter_context(warnings.catch_warnings())
+        warnings.simplefilter('ignore')
+        self._before.callback(setattr, Image, 'MAX_IMAGE_PIXELS', Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns there and refuses at twice that
+
+
+own_limit = _OwnLimit()
 
 
 @lru_cache

@@ -47,7 +47,7 @@ def explain(image, weights=DEFAULT_WEIGHTS, method: str = 'gradcam', wanted=None
 
     image: a path, a PIL image or a numpy array (RGB, uint8). weights: one source of weights or
     several, as for ``mmeffnet.predict``; a :class:`Network` is taken as it is. method: one of
-    ``METHODS``. wanted: index or name of the class to look for; None takes each network's
+    ``METHODS``. wanted: index (int) or name of the class to look for; None takes each network's
     most probable one. out: a PNG file for the figure of photograph and maps side by side.
     Raises InputError naming the argument, its value and the rule; a missing grad-cam library
     gives the command that installs it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -40,12 +41,12 @@ class Network:
     """A classifier in eval mode on its device, and what has to be known to use it.
 
     title: for people, such as 'EfficientNet-Lite0'. source: what the weights were asked for
-    as. names: of the classes, by index.
+    as. names: of the classes, by index. variant: None for another architecture.
     """
     model: Classifier
     settings: Settings
     names: tuple[str, ...]
-    variant: str
+    variant: str | None
     title: str
     source: str
     device: torch.device
@@ -67,21 +68,19 @@ def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str | None
     device: such as 'cpu' or 'cuda:1'; None takes CUDA where there is one. resampler: see
     :meth:`Settings.of`. classes: names of the classes, or a file of them, one a line; None
     knows those that a training's checkpoint states, and ImageNet's.
-    Raises InputError for weights without a classifier or of no known variant, for a training's
-    checkpoint of another model, and for a device or class names that do not fit.
+    Raises InputError for weights without a classifier, for those of no known variant whose file
+    does not say enough, for a training's checkpoint of another model, and for a device or class
+    names that do not fit.
     """
     source = weights if isinstance(weights, (str, Path)) else weights.source
     device = choose_device(device)
     if isinstance(weights, (str, Path)):
         weights = load_weights(weights)
-    if weights.variant is None:
-        raise InputError(f'{source}: these are the weights of no published variant, so that '
-                         'neither resolution nor normalisation is known: use tools/test.py with '
-                         'their config')
     if weights.classes is None:
         raise InputError(f'{source}: these weights have no classifier, only a backbone: there '
                          'is nothing to predict with')
     origins.refuse_other_models(weights)
+    origins.refuse_unknown_networks(weights)
     own_names = origins.own_names(weights)
     names = class_names(own_names if classes is None else classes, weights.classes)
     settings = Settings.of(weights, resampler)
@@ -125,13 +124,11 @@ def class_names(classes, count: int) -> tuple[str, ...]:
 def find_class(names: Sequence[str], wanted) -> int:
     """The index of a class given by its index, its whole name or one of its synonyms.
 
+    A text is a name where a class has it, and then an index: classes may be called by numbers.
     Raises InputError where there is none, naming the nearest, and where there are several.
     """
-    if re.fullmatch('-?[0-9]+', str(wanted).strip()):  # str.isdigit() takes a superscript too
-        index = int(wanted)
-        if not 0 <= index < len(names):
-            raise InputError(f'class {index} does not exist: there are 0 to {len(names) - 1}')
-        return index
+    if isinstance(wanted, Integral):
+        return _checked_index(names, int(wanted))
     wanted = str(wanted).strip().casefold()
     spellings = {}
     for index, name in enumerate(names):
@@ -141,6 +138,8 @@ def find_class(names: Sequence[str], wanted) -> int:
     # A whole name goes before a synonym: 'maillot' is one, and half of 'maillot, tank suit'.
     whole = [index for index in found if names[index].casefold() == wanted]
     found = whole or found
+    if not found and re.fullmatch('-?[0-9]+', wanted):  # str.isdigit() takes a superscript too
+        return _checked_index(names, int(wanted))
     if not found:
         raise InputError(f'no class is called {wanted!r}{nearest(wanted, spellings)} An index from '
                          f'0 to {len(names) - 1} is taken too')
@@ -150,8 +149,16 @@ def find_class(names: Sequence[str], wanted) -> int:
     return found[0]
 
 
-def title_of(variant: str) -> str:
-    """'EfficientNet-B0', 'EfficientNet-Lite0', 'EfficientNet-EdgeTPU-S'."""
+def _checked_index(names: Sequence[str], index: int) -> int:
+    if not 0 <= index < len(names):
+        raise InputError(f'class {index} does not exist: there are 0 to {len(names) - 1}')
+    return index
+
+
+def title_of(variant: str | None) -> str:
+    """'EfficientNet-B0', 'EfficientNet-Lite0', 'EfficientNet-EdgeTPU-S'; 'EfficientNet' of none."""
+    if variant is None:
+        return 'EfficientNet'
     if variant in ('es', 'em', 'el'):
         return f'EfficientNet-EdgeTPU-{variant[1].upper()}'
     return f'EfficientNet-{variant.capitalize()}'
@@ -165,20 +172,11 @@ def _build(weights) -> Classifier:
     with torch.device('meta'):
         # Every tensor comes from the file: no memory and no time for random ones.
         padding, eps = origins.numerics(weights)
-        backbone = EfficientNet(arch=weights.variant, conv_cfg=CONVS[padding],
-                                norm_cfg=dict(type='BN', eps=eps))
+        backbone = EfficientNet(arch=weights.variant or weights.stated['arch'],
+                                conv_cfg=CONVS[padding], norm_cfg=dict(type='BN', eps=eps))
         model = Classifier(backbone, EfficientNetHead(num_classes=weights.classes,
-                                                      arch=weights.variant))
-    missing = {key for key in model.state_dict() if not key.endswith(_COUNTER)}
-    missing -= set(weights.state)
-    if missing:
-        raise InputError(f'{weights.source}: tensors of {weights.variant} are missing: '
-                         f'{", ".join(sorted(missing)[:3])}')
-    other = [key for key, tensor in model.state_dict().items()
-             if key in weights.state and weights.state[key].shape != tensor.shape]
-    if other:
-        raise InputError(f'{weights.source}: {", ".join(other[:3])} have other shapes than in '
-                         f'{weights.variant}: use tools/test.py with their config')
+                                                      in_channels=backbone.out_channels))
+    _check_tensors(weights, model.state_dict())
     counters = {key: torch.zeros((), dtype=torch.long) for key in model.state_dict()
                 if key.endswith(_COUNTER)}
     # Copies: a second network of the same weights may live on another device.
@@ -186,6 +184,20 @@ def _build(weights) -> Classifier:
     model.load_state_dict({key: tensor if key.endswith(_COUNTER) else tensor.float()
                            for key, tensor in state.items()}, strict=True, assign=True)
     return model.requires_grad_(False)
+
+
+def _check_tensors(weights, expected) -> None:
+    """InputError where the tensors are not those of the network."""
+    named = weights.variant or 'the architecture that its training had'
+    missing = {key for key in expected if not key.endswith(_COUNTER)} - set(weights.state)
+    if missing:
+        raise InputError(f'{weights.source}: tensors of {named} are missing: '
+                         f'{", ".join(sorted(missing)[:3])}')
+    other = [key for key, tensor in weights.state.items()
+             if key not in expected or tensor.shape != expected[key].shape]
+    if other:
+        raise InputError(f'{weights.source}: {", ".join(other[:3])} have other shapes than in '
+                         f'{named}, or no place there: use tools/test.py with their config')
 
 
 def _names_in(path: Path) -> tuple[str, ...]:

@@ -24,6 +24,18 @@ def refuse_other_models(weights) -> None:
                          'and a linear head: use tools/test.py with its config')
 
 
+def refuse_unknown_networks(weights) -> None:
+    """InputError for weights of no variant whose file leaves open what no variant says."""
+    stated = weights.stated
+    missing = [what for what, known in (
+        ('the architecture', 'arch' in stated), ('the size of its input', 'input' in stated),
+        ('its normalisation', weights.norm or 'norm' in stated)) if not known]
+    if missing and not weights.variant:
+        raise InputError(f'{weights.source}: these are the weights of no published variant, and '
+                         f'{" and ".join(missing)} cannot be told from the file: use tools/test.py '
+                         'with their config')
+
+
 def own_names(weights) -> tuple[str, ...] | None:
     """The names of the classes that a training's checkpoint states, one for each output."""
     names = weights.stated.get('names')
@@ -46,7 +58,8 @@ def tell(weights, settings, names: tuple[str, ...] | None) -> None:
         told.append(('names of the classes', names == own_names(weights)))
     own, assumed = ([text for text, is_own in told if is_own is side] for side in (True, False))
     parts = [f'{what} {", ".join(texts)}' for what, texts in (
-        ('its own are', own), (f'assumed, as for {weights.variant}, are', assumed)) if texts]
+        ('its own are', own),
+        (f'assumed, as for {weights.variant or "ImageNet"}, are', assumed)) if texts]
     print_log(f'{source} is no published set: {"; ".join(parts)}', 'current')
     unread = list(stated.get('unread', ()))
     if stated.get('names') and len(stated['names']) != weights.classes:

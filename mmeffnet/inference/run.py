@@ -17,8 +17,9 @@ from rich.text import Text
 from mmeffnet import host
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
-from mmeffnet.inference.files import ANNOTATED, Found, Places, Tables, collect, printable
+from mmeffnet.inference.files import ANNOTATED, Found, Places, collect, printable
 from mmeffnet.inference.images import read_image
+from mmeffnet.inference.tables import Tables
 
 INTERRUPTED = 130  # the exit code of a process that Ctrl-C has ended
 FEW = 10  # failures that are named once more at the end
@@ -39,7 +40,7 @@ def predict(args: Namespace) -> int:
             host.keep_freed_memory()
         report = Report(out, predictor, found, pictures=not args.no_pictures)
         try:
-            with report.running(len(found.pictures)) as advance:
+            with report.running() as advance:
                 outcomes = predictor.stream((path for path, _ in found.pictures), args.topk)
                 for outcome, (_, place) in zip(outcomes, found.pictures):
                     report.add(outcome, place)
@@ -65,7 +66,7 @@ class Report:
         self.console = terminal(sys.stdout)
         network = predictor.network
         self.title, self.left_alone = network.title, found.left_alone
-        self.mark = found.mark
+        self.mark, self.total = found.mark, len(found.pictures)
         self.tables = Tables(out, found.mark, weights=network.source, network=network.variant,
                              resolution=network.settings.resolution,
                              resampler=network.settings.resampler)
@@ -92,21 +93,22 @@ class Report:
         self.console.print(_bars(outcome.predictions, self.console.width))
 
     @contextmanager
-    def running(self, total: int):
-        """A progress bar for several pictures; the tables are finished whatever happens."""
+    def running(self):
+        """A progress bar for several pictures; what was read is kept whatever happens."""
         # Beside piped output the bar goes to the terminal all the same.
         console = self.console if self.console.is_terminal else terminal(sys.stderr)
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(),
                    TimeRemainingColumn())
         bar = Progress(*columns, console=console, transient=True,
-                       disable=total < 2 or not console.is_terminal)
+                       disable=self.total < 2 or not console.is_terminal)
         try:
             with bar:
-                task = bar.add_task('pictures', total=total)
+                task = bar.add_task('pictures', total=self.total)
                 yield lambda: bar.advance(task)
-        finally:
-            written = self.tables.close()
-            self._sum_up(written)
+        except BaseException:  # Ctrl-C is one
+            self._finish(complete=False)
+            raise
+        self._finish(complete=True)
 
     def _draw(self, outcome, picture: Path) -> None:
         from mmeffnet.inference.drawing import annotated
@@ -121,15 +123,22 @@ class Report:
         self.console.print(Text.assemble((printable(source), 'bold'), (' failed: ', 'bold red'),
                                          reason), soft_wrap=True)
 
-    def _sum_up(self, written) -> None:
+    def _finish(self, complete: bool) -> None:
+        """Finish the tables, and sum up. complete: whether the run came to its end."""
+        written = self.tables.close(complete)
         failed, seen = self.tables.failed, len(self.tables.images)
         self.console.print(f'{self.title}: {seen} read, {len(failed)} failed'
                            + (f', {self.left_alone} not named like a picture and left alone'
                               if self.left_alone else ''))
         for row in failed[:FEW]:
-            self.console.print(Text(f'  {row["file"]}: {row["reason"]}'), soft_wrap=True)
+            self.console.print(Text(f'  {printable(row["file"])}: {row["reason"]}'), soft_wrap=True)
         if len(failed) > FEW:
             self.console.print(f'  and {len(failed) - FEW} more in {printable(written[2])}')
+        if not written:
+            self.console.print('ended before the first picture: no tables are written')
+            return
+        if not complete:
+            self.console.print(f'ended early: these tables are of {seen} of {self.total} pictures')
         folder = f' and {ANNOTATED}/' if self.places and seen else ''
         self.console.print(Text(f'{", ".join(map(printable, written))}{folder}'), soft_wrap=True)
 

@@ -52,18 +52,19 @@ class Settings:
     def of(cls, weights, resampler: str | None = None) -> Settings:
         """What the weights' catalog entry says, or their variant's own numbers without one.
 
-        weights: :class:`mmeffnet.weights.Weights` of a known variant. A file may state its
-        normalisation itself, that of a training its whole test pipeline. resampler: None, the
-        default, is that of this pipeline, and 'pil' without one.
+        weights: :class:`mmeffnet.weights.Weights`. A file may state its normalisation itself, that
+        of a training its whole test pipeline; one of no known variant has to state both.
+        resampler: None, the default, is that of this pipeline, and 'pil' without one.
         """
-        entry, known = weights.entry, VARIANTS[weights.variant]
-        resolution = entry.resolution if entry else known.resolution
+        entry, usual = weights.entry, weights.entry or VARIANTS.get(weights.variant)
         stated = {} if entry else weights.stated
-        found = dict(resolution=resolution, scale=entry.scale if entry else resolution + BORDER,
-                     resampler='pil', squash=bool(entry) and entry.crop_mode == 'squash',
-                     norm=weights.norm or stated.get('norm') or (entry or known).norm,
+        found = dict(resampler='pil', squash=bool(entry) and entry.crop_mode == 'squash',
+                     norm=weights.norm or stated.get('norm') or usual.norm,
                      interpolation=entry.interpolation if entry else 'bicubic',
                      channel_order=stated.get('channel_order', 'rgb'))
+        if usual:
+            found |= dict(resolution=usual.resolution,
+                          scale=entry.scale if entry else usual.resolution + BORDER)
         found |= stated.get('input', {})
         if resampler:
             found |= dict(resampler=resampler, transforms=())

@@ -67,14 +67,14 @@ def trained(meta: Mapping) -> dict:
 
 
 def other_parts(weights) -> tuple[str, ...]:
-    """What of a training's model computes something else than the classifier of the variant whose
-    tensors ``weights`` are, or its backbone where they are no more; empty of a published set."""
-    if weights.entry or not weights.variant:
+    """What of a training's model computes something else than a classifier of ours with the
+    tensors ``weights``, or its backbone where they are no more; empty of a published set."""
+    if weights.entry:
         return ()
     arch = weights.stated.get('arch')
     parts = (*weights.stated.get('parts', ()), *(
         [f'a model.backbone.arch that is not {weights.variant!r}']
-        if arch and _computed(arch) != _computed(weights.arch) else ()))
+        if arch and weights.arch and _computed(arch) != _computed(weights.arch) else ()))
     return tuple(part for part in parts if weights.classes or 'model.backbone.' in part)
 
 

@@ -1,7 +1,10 @@
 """Every kind of file becomes the picture that people see, or an error that names it."""
 import random
 import struct
+import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -171,6 +174,29 @@ def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path):
 def test_pillow_sown_limit_is_put_back(tmp_path):
     before = Image.MAX_IMAGE_PIXELS
     read_image(saved(tmp_path, Image.new('L', (2, 2)), 'a.png'))
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillow_s_own_limit_and_filters_are_put_back_by_the_last_thread():
+    """The first to come in may be the first to go out."""
+    before, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    first, second = images.own_limit(), images.own_limit()
+    first.__enter__()
+    second.__enter__()
+    leaving = threading.Thread(target=first.__exit__, args=(None, ) * 3)
+    leaving.start()
+    leaving.join()
+    assert images.MOST_PIXELS // 2 == Image.MAX_IMAGE_PIXELS
+    second.__exit__(None, None, None)
+    assert (before, filters) == (Image.MAX_IMAGE_PIXELS, warnings.filters)
+
+
+def test_threads_read_at_once(tmp_path):
+    before = Image.MAX_IMAGE_PIXELS
+    path = saved(tmp_path, Image.new('RGB', (300, 300), 'red'), 'a.png')
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read_image, [path] * 200))
+    assert all(image.getpixel((0, 0)) == (255, 0, 0) for image in found)
     assert before == Image.MAX_IMAGE_PIXELS
 
 

@@ -12,6 +12,7 @@ from test_predictor import random_weights
 from mmeffnet.errors import InputError
 from mmeffnet.inference import cli, drawing, network, run
 from mmeffnet.inference.files import Places, collect, printable
+from mmeffnet.inference.predictor import Prediction
 
 
 @pytest.fixture
@@ -198,7 +199,82 @@ def test_an_output_that_is_no_number_is_one_line_and_no_number_in_the_table(
     code, output = predict(folder, '--out', tmp_path / 'out')
     assert code == 2
     assert "the network's output is no number: the weights are damaged or diverged" in output
-    assert json.loads((tmp_path / 'out/predictions.json').read_text())['images'] == []
+    assert 'ended before the first picture: no tables are written' in output
+    assert files_below(tmp_path / 'out') == []
+
+
+def stopping(monkeypatch, after, error):
+    """Let ``error`` end a run in the place of the picture after so many."""
+    drawn, whole = [], run.Report._draw
+
+    def draw(self, *args):
+        if len(drawn) == after:
+            raise error
+        drawn.append(args)
+        whole(self, *args)
+    monkeypatch.setattr(run.Report, '_draw', draw)
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt(), InputError('diverged')], ids=repr)
+def test_a_run_that_ends_early_keeps_the_tables_of_a_complete_one(
+        folder, predict, tmp_path, monkeypatch, error):
+    out = tmp_path / 'out'
+    predict(folder, '--out', out)
+    before = {path: (out / path).read_bytes() for path in files_below(out) if '/' not in path}
+    for after, seen in ((0, None), (2, 2), (1, 1)):  # the last replaces the one before
+        with monkeypatch.context() as patched:
+            stopping(patched, after, error)
+            code, output = predict(folder, '--out', out)
+        assert code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+        assert all((out / path).read_bytes() == content for path, content in before.items())
+        assert (out / 'predictions-2.csv').exists() is bool(seen)
+        if seen:
+            assert f'ended early: these tables are of {seen} of 4 pictures' in output
+            assert str(out / 'predictions-2.csv') in output
+            assert len(rows(out / 'predictions-2.csv')) == seen * 5
+            assert len(json.loads((out / 'predictions-2.json').read_text())['images']) == seen
+    assert not (out / 'predictions-3.csv').exists()
+    assert predict(folder, '--out', out)[0] == 0  # a complete one takes the first place again
+    assert len(rows(out / 'predictions.csv')) == 4 * 5
+
+
+def test_a_complete_run_replaces_the_tables_of_one_that_ended_early(
+        folder, predict, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        stopping(patched, 2, KeyboardInterrupt())
+        predict(folder, '--out', tmp_path / 'out')
+    assert len(rows(tmp_path / 'out/predictions.csv')) == 2 * 5
+    assert predict(folder, '--out', tmp_path / 'out')[0] == 0
+    assert len(rows(tmp_path / 'out/predictions.csv')) == 4 * 5
+    assert not (tmp_path / 'out/predictions-2.csv').exists()
+
+
+ODD = ('at 9.41\u202fAM.png', '\u5199\u771f\u3000.png', '\u0645\u06cc\u200c\u062e.png',
+       'a\xa0b.png', 'line\nbreak.png', 'a?b.png')
+
+
+def test_tables_have_the_names_that_files_have(predict, tmp_path):
+    (tmp_path / 'odd').mkdir()
+    for name in ODD:
+        Image.new('RGB', (40, 30), 'red').save(tmp_path / 'odd' / name)
+    (tmp_path / 'odd/empty\u3000.png').touch()
+    output = predict('odd', '--out', 'out')[1]
+    told = json.loads((tmp_path / 'out/predictions.json').read_text(encoding='utf-8'))
+    assert sorted(image['file'] for image in told['images']) == sorted(f'odd/{n}' for n in ODD)
+    assert {row['file'] for row in rows(tmp_path / 'out/predictions.csv')} == {
+        f'odd/{name}' for name in ODD}
+    assert all(os.path.isfile(image['picture']) for image in told['images'])
+    failed, = rows(tmp_path / 'out/failed.csv')
+    assert failed['file'] == 'odd/empty\u3000.png'
+    for shown in ('odd/line?break.png', 'odd/a\xa0b.png', ODD[0]):  # in one line
+        assert shown in output
+
+
+def test_a_class_name_of_several_lines_is_drawn_in_one():
+    assert drawing.short_name(' a\r\n b ,c\n', len, 99) == 'a b, c'
+    one, other = (drawing.annotated(Image.new('RGB', (40, 30)), [Prediction(0, name, 0.5)], 'T')
+                  for name in ('cat\ndog', 'cat dog'))
+    assert one.tobytes() == other.tobytes()
 
 
 def test_tables_alone_are_written_on_request(folder, predict, tmp_path):
@@ -290,7 +366,6 @@ def test_names_with_odd_bytes_can_be_printed(folder):
 @pytest.mark.parametrize('size', [(1, 1), (40, 30), (3000, 2000), (2000, 3000), (4000, 300),
                                   (20, 4000)])
 def test_the_panel_is_beside_a_photograph_and_below_a_wide_one(size):
-    from mmeffnet.inference.predictor import Prediction
     many = [Prediction(i, f'class {i}', 1 / 99) for i in range(99)]
     picture = drawing.annotated(Image.new('RGB', size, 'red'), many, 'Title', 'file.png')
     red = np.all(np.asarray(picture) == (255, 0, 0), axis=2)

@@ -146,7 +146,8 @@ def test_weights_that_cannot_predict_are_refused():
     weights = random_weights()
     with pytest.raises(InputError, match='random weights: these weights have no classifier'):
         build_network(without(weights, 'head.'), device='cpu')
-    with pytest.raises(InputError, match='random weights: these are .* no published variant'):
+    with pytest.raises(InputError, match='random weights: these are .* no published variant, and '
+                       'the architecture and the size of its input and its normalisation cannot'):
         build_network(replace(weights, variant=None), device='cpu')
     with pytest.raises(InputError, match=r'random weights: tensors of lite0 are missing: .*bn'):
         build_network(without(weights, 'layers.3.0.depthwise_conv.bn.weight'), device='cpu')
@@ -187,6 +188,19 @@ def test_classes_are_imagenet_s_or_numbered_or_given(tmp_path):
 def test_a_class_is_found_by_index_name_or_synonym(wanted, index):
     # 639 is 'maillot, tank suit': a whole name goes before a synonym.
     assert find_class(IMAGENET_CATEGORIES, wanted) == index
+
+
+@pytest.mark.parametrize(('wanted', 'index'), [
+    ('10', 2), (10, 10), (np.int64(2), 2), ('100', 3), (' 11 ', 5), ('0', 0)])
+def test_a_text_is_a_name_before_it_is_an_index(wanted, index):
+    """Names of folders are sorted as texts."""
+    names = ['house', '1', '10', '100', '101', '11, eleven', *('x' * i for i in range(6, 12))]
+    assert find_class(names, wanted) == index
+
+
+def test_a_number_that_several_classes_are_called_is_refused():
+    with pytest.raises(InputError, match=r"2 classes are called '7': give an index \(1, 2\)"):
+        find_class(['0', '7', '7', *'abcdefgh'], '7')
 
 
 @pytest.mark.parametrize(('wanted', 'match'), [

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_tool
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from peers import calibrated
 from PIL import Image
 from test_predictor import random_weights
 
@@ -137,6 +140,75 @@ def test_what_cannot_be_followed_is_said_in_one_line(changed, said, capsys, old,
 def test_a_model_that_computes_something_else_is_refused(changed, old, new, told):
     with pytest.raises(InputError, match=re.escape(told) + '.*use tools/test.py with its config'):
         build_network(changed(old, new), device='cpu')
+
+
+# Networks of no published variant.
+
+SCALED = """scaling=dict(type='mmeffnet.ModelScaling', width=0.3, depth=0.5)"""
+CUSTOM = """arch=dict(_delete_=True, stem=8, head=24, activation='ReLU6', stages=dict(
+    first=dict(block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1),
+    second=dict(block='mbconv', kernel=5, stride=2, expand=3, channels=16, repeats=2,
+                se_ratio=0.25)))"""
+
+
+def unpublished(folder, backbone, head):
+    """What a training of another architecture leaves: the model, and the path of its checkpoint.
+
+    The order of the channels, normalisation, padding and epsilon are those of ``CONFIG``.
+    """
+    (folder / 'base.py').write_text(CONFIG.replace("'lite0'", "'b0'"))
+    (folder / 'other.py').write_text(
+        f"_base_ = 'base.py'\nmodel = dict(backbone=dict({backbone}), "
+        f"head=dict(arch=None, in_channels={head}))\n")
+    cfg = Config.fromfile(folder / 'other.py')
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
+    calibrated(model.backbone)
+    torch.nn.init.normal_(model.float().head.fc.weight)
+    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), folder / 'other.pth')
+    return model.eval(), folder / 'other.pth'
+
+
+@pytest.mark.parametrize(('backbone', 'head'), [(SCALED, 384), (CUSTOM, 24)],
+                         ids=['scaled', 'custom'])
+def test_a_network_of_no_variant_is_built_from_what_its_training_says(
+        tmp_path, said, backbone, head):
+    model, path = unpublished(tmp_path, backbone, head)
+    network = build_network(path, device='cpu')
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 80, 3), np.uint8))
+    pixels = torch.from_numpy(network.settings.pixels(picture).copy()).permute(2, 0, 1)
+    inputs = model.data_preprocessor(dict(inputs=pixels.flip(0)[None]))['inputs']
+    torch.testing.assert_close(network.settings.tensor(picture)[None], inputs, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        expected = model.double()(inputs.double(), mode='tensor')
+        given = network.model.double()(inputs.double())
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+    assert (network.names, network.variant, network.title) == (CLASSES, None, 'EfficientNet')
+    assert network.settings.resolution == 64
+    notice, = [line for line in said if 'is no published set' in line]
+    assert 'assumed' not in notice
+
+
+@pytest.mark.parametrize(('old', 'new', 'told'), [
+    ('(?s).*', 'print()', 'these are the weights of no published variant, and the architecture and '
+     'the size of its input and its normalisation cannot be told from the file: use tools/test.py'),
+    ("type='ResizeEdge'", "type='Mine'", 'and the size of its input cannot be told from the file'),
+    ('depth=0.5', 'depth=0.5, phi=1', "its training had model.backbone.arch='b0', and what"),
+    ('scaling=', 'output_stride=16, scaling=',
+     'its training had model.backbone.output_stride=16, and what'),
+    ('width=0.3', 'width=0.4', 'or no place there: use tools/test.py'),
+    ('depth=0.5', 'depth=0.2', 'in the architecture that its training had, or no place there')])
+def test_a_network_of_no_variant_that_cannot_be_told_is_refused(tmp_path, old, new, told):
+    _, path = unpublished(tmp_path, SCALED, 384)
+    content = torch.load(path, weights_only=True)
+    content['meta']['cfg'], count = re.subn(old, new, content['meta']['cfg'])
+    assert count
+    torch.save(content, path)
+    with pytest.raises(InputError, match=re.escape(told)):
+        build_network(path, device='cpu')
 
 
 def test_names_of_another_number_are_left_out_in_one_line(changed, said):
