@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mmeffnet.engine.history import Run, read_run
-from mmeffnet.engine.plots import blank_figure, save_figure, smooth
+from mmeffnet.engine.plots import best, blank_figure, save_figure, smooth
 from mmeffnet.errors import InputError, one_line_errors
 
 # Told apart by every kind of colour vision (Okabe and Ito), then once more with dashes.
@@ -43,16 +43,6 @@ def check_keys(runs: Sequence[Run], keys: Sequence[str]) -> None:
         if not any(key in run.curves for run in runs):
             known = sorted({name for run in runs for name in run.curves})
             raise InputError(f'--keys {key!r} is in none of the runs: they have {", ".join(known)}')
-
-
-def best(steps: np.ndarray, values: np.ndarray, key: str) -> tuple[float, float]:
-    """The best value and its place: the largest, of losses and errors the smallest."""
-    finite = np.isfinite(values)
-    if not finite.any():
-        return math.nan, math.nan
-    down = any(word in key.lower() for word in ('loss', 'error'))
-    index = np.argmin(values[finite]) if down else np.argmax(values[finite])
-    return values[finite][index], steps[finite][index]
 
 
 def table(runs: Sequence[Run], keys: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ SCALARS = 'vis_data/scalars.json'
 ASIDE = {'base_lr', 'data_time', 'time', 'epoch', 'iter', 'memory', 'step'}
 # In the log alone.
 EPOCH_LENGTH = re.compile(r'Epoch\(train\) *\[\d+\]\[ *\d+/(\d+)\]')
-RESUMED = re.compile(r'resumed epoch: \d+, iter: (\d+)')
+# Whichever comes first: one that was not resumed began anew.
+BEGUN = re.compile(r'resumed epoch: \d+, iter: (\d+)|(?:Epoch|Iter)\(train\)')
 
 
 @dataclass
@@ -55,11 +56,13 @@ def read_run(folder: Path | str, name: str | None = None) -> Run:
     for path in files:
         lines = _lines(path)
         training = [line for line in lines if 'iter' in line]
-        resumed = None if training else _in_log(path.parents[1], RESUMED)
-        if not training and resumed is None:
+        begun = _in_log(path.parents[1], BEGUN)
+        if not training and begun is None:
             continue  # a test has been run in this folder
+        if begun is None:  # without its log
+            begun = training[0]['iter'] - 1
         # What was written after the checkpoint that this part goes on from is done again.
-        _cut(run, times, training[0]['iter'] if training else resumed + 1)
+        _cut(run, times, begun + 1)
         if training:  # else this part made the validation alone that the one before owed
             run.epoch_length = _in_log(path.parents[1], EPOCH_LENGTH)
         _join(run, lines, done=max(times, default=0))
@@ -99,11 +102,12 @@ def _join(run: Run, lines: list[Mapping], done: int) -> None:
 
 
 def _iteration(step: int, done: int, epoch_length: int | None) -> int:
-    """Where a validation stands that is counted in epochs, in iterations, or not at all."""
-    if not epoch_length:
-        return done
-    # Of an epoch the last lines may be missing, and no more.
-    return step * epoch_length if step <= done / epoch_length + 1 else step
+    """Where a validation stands that is counted in epochs, in iterations, or not at all.
+
+    It was made after the last line of the training, and a few iterations after that at most.
+    """
+    places = (step * (epoch_length or 0), step)
+    return min((place for place in places if place >= done), default=done)
 
 
 def _lines(path: Path) -> list[dict]:
@@ -123,10 +127,10 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _in_log(folder: Path, pattern: re.Pattern) -> int | None:
-    """The number that the first line of the log with the pattern tells."""
+    """The number that the first line of the log with the pattern tells, 0 if it tells none."""
     for log in sorted(folder.glob('*.log')):
         with log.open(encoding='utf-8', errors='replace') as file:
             for line in file:
                 if match := pattern.search(line):
-                    return int(match[1])
+                    return int(match[1] or 0)
     return None

@@ -5,7 +5,6 @@ from itertools import islice
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop as MMEngineLoop
 
-from mmeffnet.engine.state import random_state, set_random_state
 from mmeffnet.registry import LOOPS
 
 
@@ -46,12 +45,7 @@ class EpochBasedTrainLoop(MMEngineLoop):
             # skipped is not loaded.
             object.__setattr__(self.dataloader, 'batch_sampler',
                                _SkipOnce(self.dataloader.batch_sampler, self.batches_done))
-        # To start workers PyTorch draws a number, and whether workers start depends on whether
-        # the run was resumed.
-        state = random_state()
-        batches = iter(self.dataloader)
-        set_random_state(state)
-        return batches
+        return self.dataloader
 
 
 class _SkipOnce:

@@ -13,7 +13,7 @@ class PicturesHook(Hook):
     """Draw the learning curve and the confusion matrix into the work dir.
 
     confusion: whether to draw the confusion matrix; up to ``plots.MOST_CLASSES`` classes
-    are readable. Defaults to True.
+    are readable, and every sample must have one label. Defaults to True.
     """
     priority = 'VERY_LOW'
 
@@ -21,19 +21,23 @@ class PicturesHook(Hook):
         self.confusion = confusion
         self._training = False
         self._drawn: set[Path] = set()
-        self._pairs: list[tuple[int, int]] = []
+        self._labels: list[tuple[list, list]] = []  # true and predicted, of each sample
 
     def _collect(self, outputs) -> None:
         for sample in outputs or ():
-            if 'gt_label' in sample and 'pred_label' in sample and sample.gt_label.numel() == 1:
-                self._pairs.append((sample.gt_label.item(), sample.pred_label.item()))
+            if 'gt_label' in sample and 'pred_label' in sample:
+                self._labels.append((sample.gt_label.flatten().tolist(),
+                                     sample.pred_label.flatten().tolist()))
 
     def _draw_confusion(self, runner, loader) -> None:
-        pairs, self._pairs = collect_results(self._pairs, len(loader.dataset), 'cpu'), []
+        labels, self._labels = collect_results(self._labels, len(loader.dataset), 'cpu'), []
+        # Samples of several labels, or of none, have no place in it.
+        single = all(len(true) == len(found) == 1 for true, found in labels or ())
         classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes')
-        if self.confusion and pairs and classes and len(classes) <= plots.MOST_CLASSES:
+        if (self.confusion and labels and single and classes
+                and len(classes) <= plots.MOST_CLASSES):
             path = Path(runner.work_dir) / 'confusion_matrix.png'
-            plots.confusion_matrix(pairs, classes, path)
+            plots.confusion_matrix([true + found for true, found in labels], classes, path)
             self._drawn.add(path)
 
     @master_only
@@ -47,7 +51,7 @@ class PicturesHook(Hook):
         self._training = True
 
     def before_val_epoch(self, runner) -> None:
-        self._pairs = []
+        self._labels = []
 
     before_test_epoch = before_val_epoch
 

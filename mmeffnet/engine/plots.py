@@ -1,4 +1,5 @@
 """Pictures of a run. Drawn without pyplot: no global figures, no display."""
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
                 done = len(scalars['train/loss'][0]) / steps_per_epoch
                 epochs = np.linspace(done / len(values), done, len(values))
             axes.plot(epochs, values, 'o-', color=colour, markersize=4)
-            best = int(np.nanargmax(values))
-            title += f', best {values[best]:.2f} in epoch {epochs[best]:g}'
+            value, epoch = best(epochs, values, name)
+            title += f', best {value:.2f} in epoch {epoch:g}' if math.isfinite(value) else ''
             axes.set_ylabel(f'{name.removeprefix("val/")} (%)' if 'accuracy' in name
                             else name.removeprefix('val/'))
         else:
@@ -89,6 +90,19 @@ def _first(scalars: Mapping, *prefixes: str) -> str | None:
     """The first scalar with one of the prefixes, timings aside."""
     return next((name for prefix in prefixes for name in scalars
                  if name.startswith(prefix) and not name.endswith('time')), None)
+
+
+def best(steps: np.ndarray, values: np.ndarray, key: str) -> tuple[float, float]:
+    """The best value and its place: the largest, of losses and errors the smallest.
+
+    Numbers that are not finite are left out; both are NaN where there are no others.
+    """
+    finite = np.isfinite(values)
+    if not finite.any():
+        return math.nan, math.nan
+    down = any(word in key.lower() for word in ('loss', 'error'))
+    index = np.argmin(values[finite]) if down else np.argmax(values[finite])
+    return values[finite][index], steps[finite][index]
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:

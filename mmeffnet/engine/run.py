@@ -3,13 +3,13 @@ import logging
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, master_only
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -26,6 +26,7 @@ from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.export.evaluation import take_over
 from mmeffnet.export.runtime import is_exported
+from mmeffnet.files import whole
 from mmeffnet.pyramid import check_model
 from mmeffnet.weights.addresses import WEIGHTS_ONLY
 
@@ -72,9 +73,24 @@ def test(args: Namespace) -> None:
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
         metrics = _start(runner.test, runner, cfg)
+        if args.out and args.out_item == 'metrics':
+            _write(metrics, Path(args.out))
         _leave_processes()
-    if args.out and args.out_item == 'metrics':
-        mmengine.dump(metrics, args.out)
+
+
+@master_only
+def _write(metrics: Mapping, path: Path) -> None:
+    with whole(path) as part:
+        mmengine.dump(_listed(metrics), part, path.suffix[1:])
+
+
+def _listed(metrics):
+    """Metrics with tensors and arrays as lists or numbers, which any file takes."""
+    if isinstance(metrics, Mapping):
+        return {key: _listed(value) for key, value in metrics.items()}
+    if isinstance(metrics, (list, tuple)):
+        return [*map(_listed, metrics)]
+    return metrics.tolist() if hasattr(metrics, 'tolist') else metrics
 
 
 # What each kind of result can be written as; the first kind is the default.

@@ -37,7 +37,7 @@ class SamplePipeline:
     """A data set's pipeline that draws by epoch and sample, and names what it cannot load.
 
     seed: None leaves the random state alone. epoch: an int64 tensor of one number, in shared
-    memory. skips: None lets bad images end the run.
+    memory; of the iteration where there are no epochs. skips: None lets bad images end the run.
     """
 
     def __init__(self, pipeline, *, seed=None, epoch=None, skips: Skips | None = None):
@@ -85,8 +85,9 @@ class SamplesHook(Hook):
     """Random transforms follow from seed, epoch and sample, whichever worker runs them.
 
     So a run can be resumed within an epoch, and gives the same with any number of workers.
-    It applies to training by epochs on data sets that know their samples' indices, alone or
-    concatenated; where samples are repeated within an epoch the workers' own state goes on.
+    It applies to data sets that know their samples' indices, alone or concatenated; where samples
+    are repeated within an epoch the workers' own state goes on. In training by iterations they
+    follow from seed, iteration and sample where there are no workers; those keep their own state.
 
     Args:
         max_skips (int): How many images that cannot be loaded are replaced by others in a
@@ -99,13 +100,16 @@ class SamplesHook(Hook):
             raise ValueError(f'max_skips={max_skips!r} must be at least 0, a whole number')
         self._skips = Skips(max_skips) if max_skips else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._by_epoch = True
 
     def before_train_epoch(self, runner) -> None:
-        self._epoch.fill_(runner.epoch)
-        # Endless loops have no epoch, and would draw the same for a sample each time.
-        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        # Endless loops have no epoch, and would draw the same for a sample each time; their
+        # workers are ahead of the iterations.
+        self._by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        self._epoch.fill_(runner.epoch if self._by_epoch else runner.iter)
+        known = self._by_epoch or not runner.train_dataloader.num_workers
         for place, (dataset, once) in enumerate(parts(runner.train_dataloader.dataset)):
-            guard(dataset, seed=[runner.seed, place] if by_epoch and once else None,
+            guard(dataset, seed=[runner.seed, place] if known and once else None,
                   epoch=self._epoch, skips=self._skips)
 
     def before_val_epoch(self, runner) -> None:
@@ -117,6 +121,8 @@ class SamplesHook(Hook):
             guard(dataset)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if not self._by_epoch:
+            self._epoch.fill_(runner.iter + 1)
         for number, line in self._skips.lines() if self._skips else ():
             print_log(f'Left out, {number} of at most {self._skips.most} so far: {line}',
                       'current', level=logging.WARNING)

@@ -2,7 +2,7 @@
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,9 +57,10 @@ class _RemoveLater:
     def rmtree(self, path) -> None:
         self._doomed.append((self._backend.rmtree, path))
 
-    def catch_up(self) -> None:
+    def catch_up(self, kept: Collection[str]) -> None:
         for remove, path in self._doomed:
-            remove(path)
+            if path not in kept:  # a new file may have the name of the old one
+                remove(path)
         self._doomed.clear()
 
 
@@ -69,7 +70,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     MMEngine writes a file in place and removes the old one first, so that a kill or a full
     disk may leave a torn file only. The checkpoint of before a validation is written once more
-    after it, as MMEngine does for a new best score: it says that the validation was made.
+    after it, as MMEngine does for a new best score: it says that the validation was made. A run
+    that goes on elsewhere leaves the files of the folder that its checkpoint came from alone.
     """
 
     def __init__(self, *args, **kwargs):
@@ -87,8 +89,39 @@ class CheckpointHook(MMEngineCheckpointHook):
         if '://' not in str(self.out_dir or '') and not (self.backend_args
                                                          or self.file_client_args):
             self.backend_args = dict(backend=WHOLE_FILES)
+        self._name_files_once(runner.message_hub)
         super().before_train(runner)
         self.file_backend = _RemoveLater(self.file_backend)
+        self._keep_to_folder(runner.message_hub)
+
+    def _name_files_once(self, hub) -> None:
+        """Of steps whose checkpoints have one name leave the last: their file is removed once."""
+        steps = {self.filename_tmpl.format(step): step
+                 for step in hub.runtime_info.get('keep_ckpt_ids', ())}
+        if steps:
+            hub.update_info('keep_ckpt_ids', [*steps.values()])
+
+    def _keep_to_folder(self, hub) -> None:
+        """Look for the best checkpoints in this run's folder: a copied or another run's
+        checkpoint names them where they were.
+        """
+        for key, path in self._best().items():
+            here = self.file_backend.join_path(self.out_dir, os.path.basename(path))
+            here = here if self.file_backend.exists(here) else None
+            if len(self.key_indicators) == 1:
+                self.best_ckpt_path = here
+                hub.update_info('best_ckpt', here)
+            else:
+                self.best_ckpt_path_dict[key] = here
+                hub.update_info(f'best_ckpt_{key}', here)
+
+    def _best(self) -> dict[str, str]:
+        """The best checkpoints that there are, by what they are the best in."""
+        if not self.save_best:
+            return {}
+        paths = (self.best_ckpt_path_dict if len(self.key_indicators) > 1
+                 else {self.key_indicators[0]: self.best_ckpt_path})
+        return {key: path for key, path in paths.items() if path}
 
     def after_val_epoch(self, runner, metrics) -> None:
         before, self._saved_at = self._saved_at, None
@@ -101,11 +134,14 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         self._saved_at = meta['iter']
         super()._save_checkpoint_with_step(runner, step, meta)
-        self.file_backend.catch_up()
+        self._catch_up()
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
         super()._save_best_checkpoint(runner, metrics)
-        self.file_backend.catch_up()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        self.file_backend.catch_up({self.last_ckpt, *self._best().values()})
 
 
 def newest_checkpoint(folder: Path | str) -> Path | None:

@@ -22,7 +22,8 @@ class ExactResumeHook(Hook):
     that is not complete, and whether a validation was still to come: it is made before the
     training goes on. The random state is that of the main process of rank 0; the order
     of the images follows from seed, epoch and rank, what is drawn for one of them from
-    SamplesHook. Validation leaves the random state as it found it, so that how often one
+    SamplesHook: in loops by iteration, whose workers' state cannot be saved, without loading
+    workers alone. Validation leaves the random state as it found it, so that how often one
     validates does not change the training.
     """
     # Before LoggerHook and CheckpointHook: nothing may draw in between.
@@ -93,6 +94,12 @@ class ExactResumeHook(Hook):
         sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
         if hasattr(sampler, 'seed') and seed is not None:
             sampler.seed = seed
+
+    def before_train_epoch(self, runner) -> None:
+        # PyTorch draws a number whenever a loader begins, which in a resumed run happens at other
+        # places than in the uninterrupted one: not from the state that the training draws from.
+        runner.train_dataloader.generator = torch.Generator().manual_seed(
+            runner.seed + runner.epoch)
 
 
 class _ValidationFirst(Hook):

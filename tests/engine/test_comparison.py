@@ -1,13 +1,15 @@
 """Several runs in one picture and one table, resumed ones as if nothing had happened."""
 import json
+from itertools import zip_longest
 
 import pytest
 from conftest import run_tool
 from PIL import Image
 
 from mmeffnet.engine import comparison
-from mmeffnet.engine.comparison import best, curve, main
+from mmeffnet.engine.comparison import curve, main
 from mmeffnet.engine.history import read_run
+from mmeffnet.engine.plots import best
 
 
 def line(iteration, epoch=None, loss=1., lr=0.1, time=0.5):
@@ -19,15 +21,19 @@ def score(step, top1):
     return {'accuracy/top1': top1, 'data_time': 0., 'time': 0.1, 'step': step}
 
 
-def write(folder, name, *parts, epoch_length=20):
-    """A work dir with a folder for each start of the run."""
-    for number, lines in enumerate(parts):
+def write(folder, name, *parts, epoch_length=20, resumed=()):
+    """A work dir with a folder for each start of the run.
+
+    resumed: the iterations that were behind at each start after the first, None of a new training.
+    """
+    for number, (lines, behind) in enumerate(zip_longest(parts, [None, *resumed])):
         path = folder / name / f'20261126_00000{number}' / 'vis_data'
         path.mkdir(parents=True)
         (path / 'scalars.json').write_text(''.join(json.dumps(entry) + '\n' for entry in lines))
         if epoch_length:
             (path.parent / f'20261126_00000{number}.log').write_text(
-                f'config\nINFO - Epoch(train)  [1][ 5/{epoch_length}]  lr: 1.0\n')
+                ('' if behind is None else f'INFO - resumed epoch: 1, iter: {behind}\n')
+                + f'config\nINFO - Epoch(train)  [1][ 5/{epoch_length}]  lr: 1.0\n')
     return folder / name
 
 
@@ -41,13 +47,14 @@ def resumed(tmp_path):
         tmp_path, 'resumed',
         [line(10, 1, 4.), line(18, 1, 3.), score(1, 50.), line(30, 2, 9.), line(40, 2, 9.),
          score(2, 10.), line(50, 3, 9.)],
-        [line(25, 2, 2.), line(38, 2, 1.), score(2, 70.), line(58, 3, 0.5), score(3, 60.)])
+        [line(25, 2, 2.), line(38, 2, 1.), score(2, 70.), line(58, 3, 0.5), score(3, 60.)],
+        resumed=[20])
 
 
 def test_validations_may_be_counted_in_iterations(tmp_path):
     """As by log_metric_by_epoch=False; the last iterations of an epoch are not always logged."""
     folder = write(tmp_path, 'run', [line(10, 1), line(18, 1), score(20, 50.), line(38, 2),
-                                     score(40, 60.)], [line(58, 3), score(60, 70.)])
+                                     score(40, 60.)], [line(58, 3), score(60, 70.)], resumed=[40])
     assert read_run(folder).curves['accuracy/top1'] == {20: 50., 40: 60., 60: 70.}
 
 
@@ -95,6 +102,37 @@ def test_without_epochs_validation_stands_at_the_iteration_it_was_made_at(tmp_pa
     assert run.epoch_length is None
     assert list(run.curve('loss')[0]) == [10, 20]
     assert run.curves['accuracy/top1'] == {10: 5., 20: 6.}
+
+
+def test_epochs_in_the_log_of_a_loop_by_iterations_move_no_validation(tmp_path):
+    """MMEngine counts its validations in epochs, of which none ends, unless told otherwise."""
+    lines = [[line(5), score(step[0], 5.), line(10), score(step[1], 8.), line(15),
+              score(step[2], 6.)] for step in ((0, 0, 0), (5, 10, 15))]
+    for name, part in zip(('epochs', 'iterations'), lines, strict=True):
+        run = read_run(write(tmp_path, name, part, epoch_length=6))
+        assert run.curves['accuracy/top1'] == {5: 5., 10: 8., 15: 6.}
+        assert best(*run.curve('accuracy/top1'), 'accuracy/top1') == (8., 10.)
+    # Counted so, the first one could be taken for the end of the first epoch.
+    early = write(tmp_path, 'early', [line(1), score(1, 5.), line(2), score(2, 8.)], epoch_length=6)
+    assert read_run(early).curves['accuracy/top1'] == {1: 5., 2: 8.}
+
+
+def test_nothing_is_left_of_a_training_that_began_anew_before_its_first_line(tmp_path):
+    old = [line(n, loss=n) for n in range(1, 21)]
+    new = [line(10, loss=0.5), line(20, loss=0.25)]
+    run = read_run(write(tmp_path, 'anew', old, new))
+    assert run.curves['loss'] == {10: 0.5, 20: 0.25}
+    assert run.seconds == 20 * 0.5
+
+
+def test_what_is_done_again_before_the_first_line_counts_once(tmp_path):
+    old, new = [line(n, loss=n) for n in range(1, 9)], [line(10, loss=0.5)]
+    kept = {1: 1, 2: 2, 3: 3, 4: 4}
+    run = read_run(write(tmp_path, 'run', old, new, resumed=[4]))
+    assert run.curves['loss'] == {**kept, 10: 0.5}
+    # The line tells less than the log does.
+    run = read_run(write(tmp_path, 'without log', old, new, epoch_length=None))
+    assert run.curves['loss'] == {**{n: n for n in range(1, 9)}, 10: 0.5}
 
 
 def test_numbers_that_are_not_finite_are_never_the_best():

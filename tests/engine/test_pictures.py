@@ -57,24 +57,50 @@ def test_the_confusion_matrix_counts_rows_of_true_classes(drawn, tmp_path):
     assert axes.get_ylabel() == 'true class'
 
 
+@pytest.mark.parametrize(('name', 'title'), [
+    ('loss', 'Validation, best 0.20 in epoch 2'), ('mIoU', 'Validation, best 0.50 in epoch 3')])
+def test_of_losses_the_best_is_the_lowest_and_of_finite_numbers_alone(name, title, drawn, tmp_path):
+    values = np.array([np.nan, 0.2, 0.5, np.inf])
+    plots.learning_curve({'train/loss': (np.ones(40), None), f'val/{name}': (values, None)}, 10,
+                         tmp_path / 'curve.png')
+    assert drawn[0].axes[1].get_title() == title
+
+
+def test_a_number_that_is_never_finite_is_drawn_without_a_best(drawn, tmp_path):
+    scalars = {'train/loss': (np.ones(20), None), 'val/f1': (np.full(2, np.nan), None)}
+    assert plots.learning_curve(scalars, 10, tmp_path / 'curve.png')
+    assert [axes.get_title() for axes in drawn[0].axes] == ['Training loss', 'Validation']
+
+
 def sample(true, predicted):
     import torch
     from mmpretrain.structures import DataSample
-    return DataSample().set_gt_label(true).set_pred_label(torch.tensor([predicted]))
+    return DataSample().set_gt_label(true).set_pred_label(torch.tensor(predicted).view(-1))
+
+
+def draw_epoch(samples, folder):
+    """Test with two classes; what the hook says."""
+    lines = []
+    data = type('Data', (list, ), dict(metainfo=dict(classes=('a', 'b'))))(samples)
+    runner = SimpleNamespace(work_dir=str(folder), logger=SimpleNamespace(info=lines.append),
+                             test_dataloader=SimpleNamespace(dataset=data))
+    hook = pictures.PicturesHook()
+    hook.before_test_epoch(runner)
+    hook.after_test_iter(runner, 0, outputs=samples)
+    hook.after_test_epoch(runner)
+    return lines
 
 
 def test_the_hook_draws_what_was_predicted_and_says_where(drawn, tmp_path):
-    lines = []
-    loader = SimpleNamespace(dataset=[0] * 3)
-    loader.dataset = type('Data', (list, ), dict(metainfo=dict(classes=('a', 'b'))))([0] * 3)
-    runner = SimpleNamespace(work_dir=str(tmp_path), test_dataloader=loader,
-                             logger=SimpleNamespace(info=lines.append))
-    hook = pictures.PicturesHook()
-    hook.before_test_epoch(runner)
-    hook.after_test_iter(runner, 0, outputs=[sample(0, 0), sample(1, 0), sample(1, 1)])
-    hook.after_test_epoch(runner)
+    lines = draw_epoch([sample(0, 0), sample(1, 0), sample(1, 1)], tmp_path)
     assert drawn[0].axes[0].get_title() == '2 of 3 right (66.67 %)'
     assert lines == [f'Picture: {tmp_path / "confusion_matrix.png"}']
+
+
+@pytest.mark.parametrize(('true', 'predicted'), [([0, 1], [1]), ([1], []), ([1], [0, 1])])
+def test_samples_of_several_labels_or_none_are_not_drawn(true, predicted, drawn, tmp_path):
+    assert draw_epoch([sample(0, 0), sample(true, predicted), sample(1, 1)], tmp_path) == []
+    assert drawn == []
 
 
 def test_too_many_classes_to_read_are_not_drawn(drawn, tmp_path):

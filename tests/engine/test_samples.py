@@ -1,5 +1,6 @@
 """Loading single images: reproducible in any worker, named when bad, skipped when asked."""
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,6 +46,25 @@ def test_loading_in_the_main_process_does_not_change_what_training_draws():
     torch.manual_seed(1)
     dataset[0]
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_without_epochs_draws_follow_from_the_iteration_where_there_are_no_workers():
+    dataset = Draws(pipeline=[draw])
+    runner = SimpleNamespace(train_loop=None, iter=4, seed=5, train_dataloader=SimpleNamespace(
+        dataset=dataset, num_workers=0))
+    hook = samples.SamplesHook()
+    hook.before_train_epoch(runner)
+    fourth = dataset[3]
+    assert torch.equal(fourth, dataset[3])
+    hook.after_train_iter(runner, 0)
+    fifth = dataset[3]
+    assert not (fourth == fifth)[:2].any()
+    runner.iter = 5  # another run goes on there
+    samples.SamplesHook().before_train_epoch(runner)
+    assert torch.equal(fifth, dataset[3])
+    runner.train_dataloader = SimpleNamespace(dataset=Draws(pipeline=[draw]), num_workers=1)
+    samples.SamplesHook().before_train_epoch(runner)
+    assert runner.train_dataloader.dataset.pipeline.seed is None
 
 
 def test_samples_that_occur_more_than_once_in_an_epoch_are_known():
