@@ -1,11 +1,10 @@
 """The two residual blocks; each receives finished numbers."""
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import DropPath
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmeffnet.arch import Block
@@ -42,24 +41,35 @@ class SqueezeExcite(nn.Module):
         return x.mul_(gate) if overwrite else x * gate
 
 
-@contextmanager
-def _frozen_statistics(block: nn.Module):
-    """Keep a recomputation from counting its batch a second time.
+class _AsBefore:
+    """A context, in which the modules of a block are as they were when it was made.
 
-    BatchNorm works on copies of running mean, running variance and the number of batches
-    meanwhile. Without any it would save fewer tensors than before, which checkpointing
-    refuses.
+    A recomputation needs the modes and the weights of the forward pass, which may be those of
+    ``functional_call``. Buffers are copies, so that BatchNorm does not count its batch a second
+    time; without any it would save fewer tensors than before, which checkpointing refuses.
     """
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update({name: value.clone() for name, value in norm._buffers.items()
-                              if value is not None})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept):
-            norm._buffers.update(buffers)
+
+    def __init__(self, block: nn.Module):
+        self._then = [(vars(module), dict(
+            training=module.training, _parameters=dict(module._parameters),
+            _buffers={name: None if value is None else value.clone()
+                      for name, value in module._buffers.items()}))
+            for module in block.modules()]
+
+    def __enter__(self):
+        self._now = [{name: own[name] for name in then} for own, then in self._then]
+        for own, then in self._then:
+            own.update(then)
+
+    def __exit__(self, *_):
+        for (own, _), now in zip(self._then, self._now):
+            own.update(now)
+
+
+def idle(drop_path: nn.Module) -> bool:
+    """Whether a module in the place of drop path passes on what it is given."""
+    return (type(drop_path) is nn.Identity
+            or type(drop_path) is DropPath and not drop_path.training)
 
 
 class ResidualBlock(nn.Module):
@@ -81,13 +91,13 @@ class ResidualBlock(nn.Module):
                           else nn.Identity())
 
     def forward(self, x):
-        if not (self.with_cp and torch.is_grad_enabled()):
+        if not (self.with_cp and torch.is_grad_enabled()) or torch.jit.is_tracing():
             return self._forward(x)
         if torch.compiler.is_compiling():
             # The compiler replays a functional graph, where statistics are updated once.
             return checkpoint(self._forward, x, use_reentrant=False)
         return checkpoint(self._forward, x, use_reentrant=False,
-                          context_fn=lambda: (nullcontext(), _frozen_statistics(self)))
+                          context_fn=lambda: (nullcontext(), _AsBefore(self)))
 
     def _forward(self, x):
         if direct(x):
@@ -101,7 +111,7 @@ class ResidualBlock(nn.Module):
     def _added(self, x, out, overwrite: bool = False):
         if not self.skip:
             return out
-        return out.add_(x) if overwrite else x + self.drop_path(out)
+        return out.add_(x) if overwrite and idle(self.drop_path) else x + self.drop_path(out)
 
     def directly(self, x, overwrite: bool = False):
         """``transform(x)``, where ``direct(x)``; may write over what it has computed itself."""

@@ -1,6 +1,8 @@
 """The network as it is deployed: BatchNorm folded into convolutions, padding known beforehand."""
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 
@@ -51,11 +53,22 @@ def fold(backbone) -> None:
         if isinstance(norm, _BatchNorm) and norm.weight is None:  # affine=False
             norm.weight = nn.Parameter(torch.ones_like(norm.running_var))
             norm.bias = nn.Parameter(torch.zeros_like(norm.running_var))
+    _part_convolutions(backbone.layers)
     fuse_conv_bn(backbone.layers)
     backbone.eval().requires_grad_(False)
     for module in backbone.modules():
         if isinstance(module, ResidualBlock):
             module.in_place = True
+
+
+def _part_convolutions(layers: nn.Module) -> None:
+    """Copy each convolution that several layers share: each has a BatchNorm of its own to fold."""
+    modules = [*layers.modules()]
+    uses = Counter(child for module in modules for child in module._modules.values())
+    for module in modules:
+        for name, child in module._modules.items():
+            if isinstance(child, nn.Conv2d) and uses[child] > 1:
+                module._modules[name] = copy.deepcopy(child)
 
 
 def _check_foldable(name: str, module: ConvModule) -> None:

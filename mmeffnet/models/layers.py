@@ -157,7 +157,8 @@ class Conv2dSame(nn.Conv2d):
         """Keep the zeros that inputs of this height and width need, for a deployed network."""
         self._known = size, self.zeros(size)
 
-    # Overridden in place of ``forward``, which MMEngine's efficient_conv_bn_eval bypasses.
+    # Overridden in place of ``forward``, which mmcv's efficient_conv_bn_eval bypasses. MMEngine's
+    # cannot be had: it traces a convolution whose class is not PyTorch's own into its operations.
     def _conv_forward(self, x, weight, bias):
         if not self.depends_on_size:
             return super()._conv_forward(x, weight, bias)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import DropPath
 from torch import nn
 
-from mmeffnet.models.blocks import FusedMBConv, MBConv, SqueezeExcite
+from mmeffnet.models.blocks import FusedMBConv, MBConv, SqueezeExcite, idle
 from mmeffnet.models.direct import (
     CONVOLUTIONS,
     DENSE,
@@ -73,7 +72,7 @@ def _block(block, x, weights):
 
 
 def _whole_block(block, x, weights):
-    if type(block.drop_path) not in (nn.Identity, DropPath):  # which does nothing in inference
+    if not idle(block.drop_path):
         raise UnplannedError
     steps, out = _chain([block._modules[name] for name in block.order], x, weights)
     if not block.skip:
@@ -102,7 +101,8 @@ def _conv_module(module, x, weights):
 
 def _product(x, conv, activate):
     count, channels, height, width = x.shape
-    matrix, bias, activate = conv.weight.flatten(1), conv.bias, activate or _as_it_is
+    # Detached: nobody could exchange a weight that has a view (``swap_tensors``).
+    matrix, bias, activate = conv.weight.detach().flatten(1), conv.bias, activate or _as_it_is
     outs = len(matrix)
     if height * width == 1:
         return lambda x: activate(F.linear(x.flatten(1), matrix, bias)).view(count, outs, 1, 1)
@@ -116,7 +116,7 @@ def _as_it_is(x):
 
 
 def _convolution(x, conv, activate, weights):
-    padding, early, ends = conv.padding, (0, 0), None
+    whole, padding, early, ends = x, conv.padding, (0, 0), None
     if type(conv) is Conv2dSame and conv.depends_on_size:
         height, width = x.shape[2:]
         whole, padding, early = evenly_padded(x, conv.weight, conv.zeros((height, width)),
@@ -125,7 +125,10 @@ def _convolution(x, conv, activate, weights):
             ends = 0, whole.shape[3] - width, 0, whole.shape[2] - height
     setting = fine_bias(conv), conv.stride, padding, conv.dilation, conv.groups
     if packs(x):
-        weight = packed(x, conv, weights.setdefault(conv, {}))
+        try:
+            weight = packed(whole, conv, padding, weights.setdefault(conv, {}))
+        except RuntimeError as error:
+            raise UnplannedError from error
         fused = None if any(early) else FUSED[x.dtype].get(type(activate))
         activate = None if fused else activate
         convolve, rest = packed_conv2d(weight, *setting, fused or BARE)

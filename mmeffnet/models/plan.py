@@ -91,7 +91,7 @@ class Watched:
                    if p is not None]
         return [self._children, [*map(type, self._modules)],
                 [p.data_ptr() for p in weights],
-                [p._version for p in weights] if self.quiet else None,
+                _versions(weights),
                 [(conv['stride'], conv['padding'], conv['dilation'], conv['groups'],
                   conv['padding_mode']) for conv in self._convs],
                 any(self._hooks) or any(d['training'] or 'forward' in d
@@ -100,6 +100,13 @@ class Watched:
     def changed(self, network: nn.Module) -> bool:
         """Shallow copies, such as those of DataParallel, share the object that holds this."""
         return network is not self._modules[0] or self._look() != self._seen
+
+
+def _versions(weights) -> list[int] | None:
+    try:
+        return [p._version for p in weights]
+    except RuntimeError:  # inference tensors have none
+        return None
 
 
 def _made(network, x, weights):

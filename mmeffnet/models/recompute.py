@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from mmeffnet.models import sync_bn
 from mmeffnet.models.conv_gradients import conv_gradients, convolve, wants_fast_gradients
@@ -40,15 +41,18 @@ class _NormSwish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, conv_weight, norm: nn.BatchNorm2d, share, conv):
         training, count = norm.training or norm.running_mean is None, None
+        # As BatchNorm itself looks at this flag, which may be set on a built layer.
+        tracked = norm.track_running_stats or not norm.training
+        running = (norm.running_mean, norm.running_var) if tracked else (None, None)
         if sync_bn.joined(norm):
             mean, invstd, count = sync_bn.joint_statistics(x, norm)
             statistics = mean, sync_bn.variance(invstd, norm.eps)
             normed = sync_bn.normalise(x, statistics, weight, bias, norm.eps)
         else:
             normed, mean, invstd = torch.native_batch_norm(
-                x, weight, bias, norm.running_mean, norm.running_var, training, share, norm.eps)
+                x, weight, bias, *running, training, share, norm.eps)
         # In eval mode as they are now: a later step may change them.
-        fixed = () if training else [norm.running_mean.clone(), norm.running_var.clone()]
+        fixed = () if training else [value.clone() for value in running]
         ctx.save_for_backward(x, weight, bias, conv_weight, mean, invstd, count, *fixed)
         ctx.norm, ctx.conv = norm, conv
         out = F.silu(normed, inplace=True)
@@ -198,9 +202,9 @@ def foldable(x, gate: nn.Module, module: ConvModule) -> bool:
 
 def _differentiated(x) -> bool:
     """Whether autograd records, and there is something to; a compiler chooses itself what to keep,
-    a tracer keeps nothing."""
+    a tracer keeps nothing. A hook on all modules is to see all of them."""
     return (torch.is_grad_enabled() and isinstance(x, torch.Tensor) and not transformed()
-            and x.numel() > 0)
+            and x.numel() > 0 and not _has_any_global_hook())
 
 
 def _hooked(module: nn.Module | None) -> bool:

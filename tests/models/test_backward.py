@@ -1,6 +1,7 @@
 """Backward passes that keep less or take less time: the same numbers as those of plain layers."""
 import copy
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -225,6 +226,38 @@ def test_hooks_see_every_layer():
     for name, out in seen[False].items():
         if isinstance(out, torch.Tensor):
             torch.testing.assert_close(seen[True][name], out, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
+def test_a_hook_on_all_modules_sees_every_layer(switches):
+    x, counts = images(64, 64, batch=2), []
+    for options in ({}, switches):
+        net, seen = network(**options), []
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda module, inputs, out, seen=seen: seen.append(type(module)))
+        try:
+            net(x)
+        finally:
+            handle.remove()
+        counts.append(Counter(seen))
+    assert counts[1] == counts[0]
+    assert counts[0][nn.BatchNorm2d] > 20
+
+
+@pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
+def test_statistics_that_are_not_tracked_for_a_while_stay(switches):
+    """As virtual adversarial training does it, on a network that is built."""
+    x = images(64, 64, batch=2)
+    plain, lean = network(), network(**switches)
+    for net in (plain, lean):
+        for norm in net.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.track_running_stats = False
+    before = {name: value.clone() for name, value in lean.named_buffers()}
+    got = step(lean, x)
+    assert_same(got, step(plain, x))
+    assert all(torch.equal(got[name], value) for name, value in before.items())
+    assert_same(step(lean.eval(), x), step(plain.eval(), x))  # which takes them all the same
 
 
 def test_compilers_and_exporters_see_plain_layers():

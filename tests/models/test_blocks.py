@@ -196,6 +196,70 @@ def test_statistics_stay_the_same_tensors_after_a_recomputation():
     assert all(after[name] is buffer for name, buffer in before.items())
 
 
+def tiny(with_cp):
+    torch.manual_seed(0)
+    return EfficientNet(arch=TINY, with_cp=with_cp).double().train()
+
+
+def gradients(out, tensors, **options):
+    return torch.autograd.grad(out.square().sum(), list(tensors), **options)
+
+
+@pytest.mark.parametrize('mode', [True, False], ids=['train', 'eval'])
+def test_weights_of_a_functional_call_are_those_of_its_recomputation(mode):
+    x, found = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
+    for with_cp in (False, True):
+        net = tiny(with_cp).train(mode)
+        weights = {name: (1.1 * p.detach()).requires_grad_() for name, p in net.named_parameters()}
+        out = torch.func.functional_call(net, weights, (x, ))[0]
+        own = dict(net.named_parameters())
+        found.append(gradients(out, weights.values()))
+        assert all(net.get_parameter(name) is p for name, p in own.items())
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    assert found[0][0].abs().max() > 0
+
+
+@pytest.mark.parametrize('mode', [True, False], ids=['train', 'eval'])
+def test_a_mode_set_before_the_backward_pass_changes_nothing(mode):
+    x, found = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
+    for with_cp in (False, True):
+        net = tiny(with_cp).train(mode)
+        out = net(x)[0]
+        net.train(not mode)
+        found.append([*gradients(out, net.parameters()), *net.buffers()])
+        assert {module.training for module in net.modules()} == {not mode}
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
+def test_statistics_of_eval_mode_are_those_of_the_forward_pass():
+    block, x = make(with_cp=True).double().eval(), torch.randn(2, 8, 4, 4, dtype=torch.float64)
+    expected = gradients(block(x), block.parameters())
+    out = block(x)
+    with torch.no_grad():
+        for norm in block.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_var.mul_(4)
+    torch.testing.assert_close(gradients(out, block.parameters()), expected, rtol=0, atol=0)
+
+
+def test_a_block_is_recomputed_as_often_as_gradients_are_asked_for():
+    block, x = make(with_cp=True).train(), torch.randn(2, 8, 4, 4)
+    out = block(x)
+    first = gradients(out, block.parameters(), retain_graph=True)
+    torch.testing.assert_close(gradients(out, block.parameters()), first, rtol=0, atol=0)
+    assert {int(norm.num_batches_tracked) for norm in block.modules()
+            if isinstance(norm, nn.BatchNorm2d)} == {1}
+
+
+@pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
+def test_a_network_that_recomputes_is_traced_with_gradients_on():
+    net, x = tiny(with_cp=True).eval(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    assert torch.is_grad_enabled()
+    traced = torch.jit.trace(net, x)
+    other = torch.randn(2, 3, 47, 32, dtype=torch.float64)
+    torch.testing.assert_close(traced(other), net(other), rtol=1e-12, atol=1e-12)
+
+
 def test_compiled_recomputation_updates_statistics_once():
     torch.manual_seed(0)
     plain, again = make(), make(with_cp=True)

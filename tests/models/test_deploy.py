@@ -7,6 +7,7 @@ import peers
 import pytest
 import skimage.data
 import torch
+from mmcv.cnn import ConvModule
 from mmengine.runner import load_checkpoint
 from torch import nn
 from torch.nn.utils import prune as pruning
@@ -176,6 +177,38 @@ def test_what_cannot_be_folded_is_refused(norm_cfg):
         block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1))), norm_cfg=norm_cfg)
     with pytest.raises(ValueError, match='only BatchNorm can be folded'):
         backbone.switch_to_deploy()
+
+
+def share_a_convolution(net):
+    first, second = net.layers[1][:2]
+    second.linear_conv.conv = first.linear_conv.conv
+
+
+def share_a_convolution_with_a_layer_without_norm(net):
+    first, second = net.layers[1][:2]
+    second.linear_conv = ConvModule(8, 8, 1, bias=False, act_cfg=None).double()
+    second.linear_conv.conv = first.linear_conv.conv
+
+
+def share_a_weight(net):
+    first, second = net.layers[1][:2]
+    second.linear_conv.conv.weight = first.linear_conv.conv.weight
+
+
+def share_a_layer(net):
+    first, second = net.layers[1][:2]
+    second.linear_conv = first.linear_conv
+
+
+@pytest.mark.parametrize('share', [
+    share_a_convolution, share_a_convolution_with_a_layer_without_norm, share_a_weight,
+    share_a_layer])
+def test_what_layers_share_is_folded_for_each(share):
+    net, image = network(peers.TINY), peers.images(64, 64)
+    share(net)
+    expected = outputs(net, image)
+    net.switch_to_deploy()
+    assert_close(outputs(net, image), expected)
 
 
 def prune(net):

@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from mmcv.cnn.bricks import DropPath
 from peers import TINY, calibrated, images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -84,6 +85,32 @@ def test_a_deployed_network_gives_the_same(layout):
     net.switch_to_deploy()
     assert_same(directly(net, x), expected)
     assert_same(directly(net, x), expected)  # what is written over is not kept
+
+
+class Scaled(nn.Module):
+    """As LayerScale and adapters take the place of drop path."""
+
+    def forward(self, x):
+        return 0.1 * x
+
+
+@pytest.mark.parametrize('change', [Scaled(), DropPath(0.5)], ids=['scale', 'training'])
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
+def test_what_takes_the_place_of_drop_path_is_run_in_a_deployed_network(change, layout):
+    net = network().to(memory_format=layout)
+    x = images(61, 46, batch=3).contiguous(memory_format=layout)
+    net.switch_to_deploy()
+    before = directly(net, x)
+    for block in net.modules():
+        if isinstance(block, ResidualBlock) and block.skip:
+            block.drop_path = copy.deepcopy(change)
+    found = []
+    for run in (by_modules, directly, directly):
+        torch.manual_seed(0)
+        found.append(run(net, x))
+    assert_same(found[1], found[0])
+    assert_same(found[2], found[0])
+    assert (found[1][-1] - before[-1]).abs().max() > 0.1 * before[-1].abs().max()
 
 
 def test_statistics_in_train_mode_are_those_of_the_modules():

@@ -121,6 +121,36 @@ def test_every_variant_has_a_plan():
         assert len(kept(net)) == wide > 40
 
 
+@pytest.mark.parametrize('name', ['b0', 'lite0', 'es'])
+@pytest.mark.parametrize('size', [(1, 1), (15, 15), (16, 16), (16, 96)], ids=str)
+def test_small_images_have_a_plan(name, size):
+    """In whose last layers a kernel is wider than what it is given without padding."""
+    torch.manual_seed(0)
+    net = EfficientNet(name).eval().to(memory_format=LAST)
+    net.switch_to_deploy()
+    x = picture(*size)
+    with torch.enable_grad():  # as modules
+        expected = net(x.clone().requires_grad_())[-1].detach()
+    for _ in range(2):
+        out, = planned(net, x)
+        torch.testing.assert_close(out, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_layer_whose_weight_has_no_order_is_run_by_its_module(monkeypatch):
+    if not packing._has_order(torch.float32):
+        pytest.skip('PyTorch has no oneDNN for this processor')
+    net, x = deployed(), picture(64, 64)
+
+    def fail(*args):
+        raise RuntimeError('could not create a primitive')
+
+    monkeypatch.setattr(operations, 'packed', fail)
+    for _ in range(2):
+        assert planned(net, x) is None
+        with torch.no_grad():
+            assert all(map(torch.equal, net(x), unplanned(net, x)))
+
+
 @pytest.mark.parametrize(('order', 'numbers'), [(lambda weight: 0, {1}), (id, {3}),
                                                 (None, {1, 2, 3})],
                          ids=['one order', 'another each', 'those there are'])
@@ -280,9 +310,21 @@ def on_no_account(net):
     conv.weight = nn.Parameter(weight, requires_grad=False)
 
 
+def replaced_in_inference(net):
+    with torch.inference_mode():
+        replace(net.layers[0].conv)
+
+
+def assigned_in_inference(net):
+    with torch.inference_mode():
+        net.layers[0].load_state_dict({
+            name: value * 2 for name, value in net.layers[0].state_dict().items()}, assign=True)
+
+
 @pytest.mark.parametrize('planned_before', [True, False])
 @pytest.mark.parametrize('change', [hook, hook_before, own_forward, own_class, own_layer, normed,
-                                    trained, on_no_account])
+                                    trained, on_no_account, replaced_in_inference,
+                                    assigned_in_inference])
 def test_what_is_unknown_is_run_by_its_modules(change, planned_before):
     net, x = deployed(EXACT), picture(64, 64, dtype=EXACT)
     before = unplanned(net, x)
@@ -330,6 +372,25 @@ def test_other_numbers_and_devices():
     assert not kept(net)
     assert [o.shape for o in planned_shapes] == [o.shape for o in unplanned(net, x.double().to(
         'meta'))]
+
+
+@pytest.mark.parametrize('change', [
+    lambda net: net.double(), lambda net: net.load_state_dict(
+        {name: value * 1.1 for name, value in net.state_dict().items()})],
+    ids=['cast', 'loaded'])
+def test_weights_may_be_exchanged_for_others(change):
+    """``swap_tensors``, which PyTorch does not do for a tensor that has views."""
+    net, x = deployed(), picture(64, 64)
+    before = planned(net, x)
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        change(net)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    x = x.to(net.layers[0].conv.weight.dtype)
+    outs = planned(net, x)
+    assert_close(outs, net, x)
+    assert not torch.equal(outs[-1], before[-1])
 
 
 def test_plans_of_many_shapes_are_not_kept_forever(monkeypatch):
