@@ -23,6 +23,12 @@ REVERSED = {'YOLOV3Neck'}
 
 # Where a detector says strides: of all levels of the neck, or of the first ones.
 ALL_LEVELS = ('bbox_head', 'rpn_head')
+STRIDES = ('strides', 'point_strides')
+GENERATORS = ('anchor_generator', 'prior_generator', 'approx_anchor_generator',
+              'square_anchor_generator')
+# What our own head has where a config says nothing.
+DEFAULTS = {'EfficientDetHead': dict(anchor_generator=dict(
+    type='mmeffnet.EfficientDetAnchorGenerator', strides=[8, 16, 32, 64, 128]))}
 EXTRACTORS = ('bbox_roi_extractor', 'mask_roi_extractor')
 # Heads that take outputs by their ``in_index``, and classifiers.
 INDEXED = ('decode_head', 'auxiliary_head', 'panoptic_head', 'head')
@@ -52,9 +58,13 @@ def check_model(model: Mapping | None) -> None:
             _check_levels(path, necks[0], info, backbone)
         strides = _strides_after(necks, info)
         if strides is not None:
-            _check_strides(path, part, strides, 'neck' if necks else 'backbone')
+            channels, source = _channels_after(necks, info), 'neck' if necks else 'backbone'
+            for place, head in _level_heads(path, part):
+                _check_strides(place, head, strides, source)
+                _check_width(place, head, channels, source)
+            _check_regions(path, part, strides, source)
             for place, head in _indexed_heads(path, part):
-                _check_head(place, head, _channels_after(necks, info), strides, backbone)
+                _check_head(place, head, channels, strides, backbone)
 
 
 def _with_our_backbone(node, path: str) -> Iterator[tuple[str, Mapping]]:
@@ -106,18 +116,27 @@ def _check_levels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mapping
     """A pyramid needs each level coarser than the one before."""
     if _name(neck) not in PYRAMIDS:
         return
-    for fine, coarse in zip(info, info[1:]):
+    taken = info[_taken(neck)]
+    for fine, coarse in zip(taken, taken[1:]):
         if fine.stride == coarse.stride:
             # The head convolution is wide and no deeper; elsewhere the later is the deeper.
             dropped = coarse if coarse.name == 'head' else fine
             left = tuple(f.index for f in info if f is not dropped)
             kept = feature_info(backbone.get('arch', 'b0'), left, scaling=backbone.get('scaling'),
                                 output_stride=backbone.get('output_stride'))
+            last = _taken(neck).stop
+            last = f' and neck.end_level={last - 2}' if last else ''
             raise InputError(
                 f'{path}.backbone ({_outputs(backbone)}): outputs {fine.index} and '
                 f'{coarse.index} both have stride {fine.stride}, and {_name(neck)} needs each '
                 f'level coarser than the one before; write out_indices={left} and '
-                f'neck.in_channels={kept.channels}')
+                f'neck.in_channels={kept.channels}{last}')
+
+
+def _taken(neck: Mapping) -> slice:
+    """The outputs of the backbone that a neck takes; from others come further levels at most."""
+    start, end = neck.get('start_level', 0), neck.get('end_level', -1)
+    return slice(start, None if end in (-1, None) else end + 1)
 
 
 def _strides_after(necks: list, info: FeatureInfo) -> list[int] | None:
@@ -125,8 +144,7 @@ def _strides_after(necks: list, info: FeatureInfo) -> list[int] | None:
     strides = info.strides
     for neck in necks:
         if _name(neck) in EXTENDED:
-            start, end = neck.get('start_level', 0), neck.get('end_level', -1)
-            strides = strides[start:None if end in (-1, None) else end + 1]
+            strides = strides[_taken(neck)]
             while strides and len(strides) < neck.get('num_outs', 0):
                 strides = [*strides, 2 * strides[-1]]
         elif _name(neck) not in KEPT:
@@ -142,18 +160,47 @@ def _channels_after(necks: list, info: FeatureInfo) -> list[int] | None:
     return [width] * len(_strides_after(necks, info)) if isinstance(width, int) else None
 
 
-def _check_strides(path: str, part: Mapping, strides: list[int], source: str) -> None:
-    """Anchors, points and regions must be laid out on the grid of their level."""
+def _level_heads(path: str, part: Mapping) -> Iterator[tuple[str, Mapping]]:
+    """Heads that take all levels, with the stages of those that have any."""
     for name in ALL_LEVELS:
         head = part.get(name)
-        if not isinstance(head, Mapping):
-            continue
-        for place, owner in ((name, head), *((f'{name}.{key}', head.get(key)) for key in (
-                'anchor_generator', 'prior_generator'))):
-            stated = owner.get('strides') if isinstance(owner, Mapping) else None
-            if stated is not None and _squares(stated) != strides:
-                raise InputError(f'{path}.{place}.strides={list(stated)}: the {source} gives '
-                                 f'levels with strides {strides}; write strides={strides}')
+        if isinstance(head, Mapping):
+            yield f'{path}.{name}', {**DEFAULTS.get(_name(head), {}), **head}
+            for i, stage in enumerate(head.get('stages') or ()):
+                yield f'{path}.{name}.stages.{i}', stage
+
+
+def _check_strides(place: str, head: Mapping, strides: list[int], source: str) -> None:
+    """Anchors and points must be laid out on the grid of their level."""
+    owners = {'': head, **{f'{key}.': head.get(key) or {} for key in GENERATORS}}
+    for prefix, owner in owners.items():
+        for field in STRIDES:
+            stated = owner.get(field)
+            if stated is not None and not _same_grid(_squares(stated), strides):
+                raise InputError(f'{place}.{prefix}{field}={list(stated)}: the {source} gives '
+                                 f'levels with strides {strides}; write {field}={strides}')
+
+
+def _same_grid(stated: list, strides: list[int]) -> bool:
+    """Whether strides are those of the levels; broken ones are, where no other level is nearer.
+
+    Such are made for inputs of one size: YOLACT's first level has 69 points for 550 pixels.
+    """
+    if len(stated) == len(strides) and any(s % 1 for s in stated if not _several(s)):
+        return all(right / 2 < s * s / right < right * 2 for s, right in zip(stated, strides))
+    return stated == strides
+
+
+def _check_width(place: str, head: Mapping, channels: list[int] | None, source: str) -> None:
+    """A head that all levels share takes their channels."""
+    stated, right = head.get('in_channels'), set(channels or ())
+    if isinstance(stated, int) and len(right) == 1 and stated not in right:
+        raise InputError(f'{place}.in_channels={stated}: the {source} gives levels with '
+                         f'{channels[0]} channels; write in_channels={channels[0]}')
+
+
+def _check_regions(path: str, part: Mapping, strides: list[int], source: str) -> None:
+    """Regions are taken from the grids of the first levels."""
     for name in EXTRACTORS:
         for extractor in _as_list((part.get('roi_head') or {}).get(name)):
             stated = list(extractor.get('featmap_strides') or ())

@@ -11,6 +11,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.scaling import ModelScaling
 from mmeffnet.version import EXTRAS
 
+SCOPE = 'mmeffnet'
 _WEIGHTS = 'mmeffnet.weights.sources'  # addresses, and what our own checkpoints hold
 
 
@@ -29,20 +30,35 @@ DOWNSTREAM: dict[str, str] = {
 
 
 class PluginRegistry(root.Registry):
-    """A registry that knows what mmpretrain's knows, besides its own.
+    """A registry that knows what that of the run's scope and mmpretrain's know, besides its own.
 
     A config inherited by name (``_base_ = 'mmeffnet::...'``) is built in the scope
-    'mmeffnet', and mmpretrain's types in it carry no prefix.
+    'mmeffnet', and in it the types of mmpretrain, mmdet and mmseg carry no prefix. Some have one
+    name in several projects and in mmcv: the config means those of its own ``default_scope``.
     """
 
     def get(self, key: str):
-        name = key.removeprefix('mmeffnet.')
+        name = key.removeprefix(f'{SCOPE}.')
         if name in DOWNSTREAM:
             _import_downstream(name)
-        found = super().get(key)
-        if found is None and '.' not in key:
-            found = super().get(f'mmpretrain.{key}')
+        self.import_from_location()
+        if '.' in key or key in self.module_dict:
+            return super().get(key)
+        scope = _surrounding_scope()  # goes before what mmcv has in MMEngine's own registries
+        for place in ([f'{scope}.{key}'] if scope else []) + [key, f'mmpretrain.{key}']:
+            found = super().get(place)
+            if found is not None:
+                break
         return found
+
+
+def _surrounding_scope() -> str | None:
+    """The default scope where a part of a config in our scope is built; None for no other."""
+    # MMEngine has no way to ask for it: a part with a scope adds one of this name for its time.
+    for scope in reversed(root.DefaultScope._instance_dict.values()):
+        if scope.scope_name != SCOPE or not scope.instance_name.startswith('overwrite-'):
+            return None if scope.scope_name == SCOPE else scope.scope_name
+    return None
 
 
 def _import_downstream(name: str) -> None:
@@ -60,7 +76,7 @@ def _import_downstream(name: str) -> None:
 
 
 def _child(parent, *locations):
-    return PluginRegistry(parent.name, parent=parent, scope='mmeffnet',
+    return PluginRegistry(parent.name, parent=parent, scope=SCOPE,
                           locations=list(locations or (_WEIGHTS, )))
 
 

@@ -1,5 +1,6 @@
 """Necks and heads that do not fit the backbone are refused by name, with the right numbers."""
 import copy
+import re
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_pyramid_with_two_equal_strides_is_refused():
 
 def test_stem_and_first_group_have_one_stride_and_the_stem_is_left_out():
     with pytest.raises(InputError, match=r'outputs 0 and 1 .* write out_indices=\(1, 2\)'):
-        check_model(retinanet(channels=(32, 16, 24), out_indices=(0, 1, 2)))
+        check_model(retinanet(channels=(32, 16, 24), out_indices=(0, 1, 2), start_level=0))
 
 
 def test_output_stride_of_16_makes_two_levels_equal():
@@ -88,6 +89,83 @@ def test_regions_are_taken_from_the_first_levels():
             r'roi_head\.bbox_roi_extractor\.featmap_strides=\[8, 16, 32, 64\].*'
             r'write featmap_strides=\[4, 8, 16, 32\]')):
         check_model(detector)
+
+
+@pytest.mark.parametrize('place', [
+    'strides', 'point_strides', 'prior_generator.strides', 'approx_anchor_generator.strides',
+    'square_anchor_generator.strides', 'stages.0.anchor_generator.strides'])
+def test_whatever_lays_out_anchors_and_points_is_held_against_the_levels(place):
+    def detector(strides):
+        first, *inner = place.split('.')
+        for key in reversed(inner):
+            strides = [strides] if key == '0' else {key: strides}
+        return {**retinanet(), 'bbox_head': dict(type='Head', in_channels=256, **{first: strides})}
+    check_model(detector([8, 16, 32, 64, 128]))
+    with pytest.raises(InputError, match=re.escape(
+            f'model.bbox_head.{place}=[16, 32, 64, 128, 256]: the neck gives levels with strides '
+            f'[8, 16, 32, 64, 128]; write {place.rpartition(".")[2]}=[8, 16, 32, 64, 128]')):
+        check_model(detector([16, 32, 64, 128, 256]))
+
+
+def test_strides_for_inputs_of_one_size_may_be_broken():
+    """YOLACT divides 550 pixels by the points of each level: the last by 5."""
+    check_model(retinanet(strides=[550 / n for n in (69, 35, 18, 9, 5)]))
+    for counts in ((35, 18, 9, 5, 3), (69, 35, 18, 9)):
+        with pytest.raises(InputError, match=r'write strides=\[8, 16, 32, 64, 128\]'):
+            check_model(retinanet(strides=[550 / n for n in counts]))
+
+
+@pytest.mark.parametrize(('number', 'right'), [
+    (dict(out_indices=(2, 3, 4, 5), channels=(24, 40, 112, 320)), [4, 8, 16, 32, 64]),
+    (dict(num_outs=6), [8, 16, 32, 64, 128, 256]), (dict(), None)])
+def test_what_our_own_head_has_by_default_is_held_against_the_levels(number, right):
+    model = retinanet(**{**dict(out_indices=(3, 4, 5), channels=(40, 112, 320), start_level=0),
+                         **{key: number[key] for key in number if key != 'num_outs'}})
+    model['neck']['type'] = 'mmeffnet.BiFPN'
+    model['neck'].update(num_outs=number.get('num_outs', 5))
+    model['bbox_head'] = dict(type='mmeffnet.EfficientDetHead', in_channels=256)
+    if not right:
+        check_model(model)
+        return
+    with pytest.raises(InputError, match=re.escape(
+            'model.bbox_head.anchor_generator.strides=[8, 16, 32, 64, 128]: the neck gives levels '
+            f'with strides {right}; write strides={right}')):
+        check_model(model)
+    model['bbox_head']['anchor_generator'] = dict(strides=right)
+    check_model(model)
+
+
+@pytest.mark.parametrize('name', ['bbox_head', 'rpn_head'])
+def test_a_head_of_another_width_than_the_neck_is_refused(name):
+    model = retinanet()
+    model[name] = {**model.pop('bbox_head'), 'in_channels': 88}
+    with pytest.raises(InputError, match=rf'model\.{name}\.in_channels=88: the neck gives levels '
+                                         r'with 256 channels; write in_channels=256'):
+        check_model(model)
+    model['neck'] = [model['neck'], dict(type='DyHead', in_channels=256, out_channels=88)]
+    check_model(model)
+
+
+def test_a_pyramid_may_leave_out_levels_that_are_equal():
+    model = retinanet(channels=(32, 16, 24, 40, 112, 320), out_indices=(0, 1, 2, 3, 4, 5),
+                      start_level=3)
+    check_model(model)
+    model = retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6), start_level=0)
+    model['neck'].update(end_level=2)
+    check_model(model)
+
+
+def test_a_level_that_is_to_go_moves_the_last_one():
+    model = retinanet(channels=(32, 16, 24, 40), out_indices=(0, 1, 2, 3), start_level=0,
+                      strides=(2, 4))
+    model['neck'].update(end_level=2, num_outs=2)
+    with pytest.raises(InputError, match=(
+            r'write out_indices=\(1, 2, 3\) and neck\.in_channels=\[16, 24, 40\] and '
+            r'neck\.end_level=1$')):
+        check_model(model)
+    model['backbone']['out_indices'] = (1, 2, 3)
+    model['neck'].update(in_channels=[16, 24, 40], end_level=1)
+    check_model(model)
 
 
 def segmentor(**head):

@@ -1,4 +1,4 @@
-"""Looking through a folder of pictures for all that would stop or spoil a training."""
+"""Looking through a folder of pictures for what would stop or spoil a training."""
 from __future__ import annotations
 
 import hashlib
@@ -111,7 +111,10 @@ def _checked(samples, workers: int, max_pixels: int) -> Iterator:
 
 
 def check_file(path: Path, max_pixels: int) -> tuple[list[Problem], str | None]:
-    """The problems of one picture, and the hash of its bytes where it can be read."""
+    """The problems of one picture, and the hash of its bytes where it can be read.
+
+    Bytes that are missing within a JPEG are none: all readers guess what was there and go on.
+    """
     name = str(path)
     if not path.is_file():
         told = 'a link that leads nowhere' if path.is_symlink() else \
@@ -122,7 +125,7 @@ def check_file(path: Path, max_pixels: int) -> tuple[list[Problem], str | None]:
         return [Problem('empty file', name, '0 bytes')], None
     try:
         data = path.read_bytes()
-        read_image(path)  # decoded to the end: a torn file is found by nothing less
+        read_image(path)  # decoded to the end: a file cut short is found by nothing less
         with own_limit(), Image.open(BytesIO(data)) as image:
             kind, (width, height) = image.format, image.size
     except ImageError as error:

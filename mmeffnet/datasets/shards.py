@@ -18,8 +18,8 @@ from mmeffnet.errors import InputError, RunError
 from mmeffnet.registry import DATASETS
 
 KIND = 'shards'
-# shard://FILE.tar?OFFSET+BYTES#NAME
-ADDRESS = re.compile(r'shard://(.+\.tar)\?(\d+)\+(\d+)#')
+# shard://FILE.tar?OFFSET+BYTES#NAME; a name may hold anything, even what looks like its address.
+ADDRESS = re.compile(r'shard://(.+?\.tar)\?(\d+)\+(\d+)#', re.DOTALL)
 RETRIES, WAIT = 3, 0.5  # times that a read is tried again, and seconds before the first of them
 SLOW = 10.              # seconds that a read may take before it is told
 OPEN_FILES = 64

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmeffnet.detection.layers import SeparableConv
 from mmeffnet.models.efficientnet import complete_norm_cfg
+from mmeffnet.pyramid import DEFAULTS
 from mmeffnet.registry import MODELS, TASK_UTILS
 
 # Width and height of anchors; their areas differ a little, and published weights know these.
@@ -88,8 +89,7 @@ class EfficientDetHead(AnchorHead):
 
     def __init__(self, num_classes: int, in_channels: int, stacked_convs: int = 3,
                  norm_cfg: dict | None = None,
-                 anchor_generator=dict(type='mmeffnet.EfficientDetAnchorGenerator',
-                                       strides=[8, 16, 32, 64, 128]),
+                 anchor_generator=DEFAULTS['EfficientDetHead']['anchor_generator'],
                  bbox_coder=dict(type='mmdet.DeltaXYWHBBoxCoder'),
                  loss_cls=dict(type='mmdet.FocalLoss', use_sigmoid=True, gamma=1.5, alpha=0.25),
                  # Huber is delta times smooth L1: 0.1 x 50 / 4.

@@ -27,7 +27,7 @@ FEW = 5  # of each kind are printed; the report has all
 def parser() -> ArgumentParser:
     """Arguments of tools/check_data.py."""
     result = ArgumentParser(
-        description='Look through a data set for everything that would stop or spoil a training.',
+        description='Look through a data set for what would stop or spoil a training.',
         epilog='Exit code: 0 when nothing is wrong, 1 when something is, 2 for a wrong argument.')
     result.add_argument('data', help='folder with CLASS/*, or with {train,val,test}/CLASS/*, or '
                         'with lists in meta/{train,val}.txt')
@@ -66,8 +66,8 @@ def main(argv=None) -> int:
         write_report(Path(args.report), problems, counts)
     files = ', '.join(f'{split} {count}' for split, count in counts.items())
     wrong = sum(KINDS[problem.kind] for problem in problems)
-    console.print(f'{files} pictures; {wrong} problems, {len(problems) - wrong} remarks; '
-                  f'{args.report}', soft_wrap=True)
+    console.print(Text(f'{files} pictures; {wrong} problems, {len(problems) - wrong} remarks; '
+                       f'{args.report}'), soft_wrap=True)
     return 1 if wrong else 0
 
 

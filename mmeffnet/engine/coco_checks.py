@@ -11,30 +11,44 @@ from torch import nn
 
 from mmeffnet.errors import InputError, one_line
 
-# Parts of a detector or segmenter that predict the classes of the data set.
-PREDICTORS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+# Parts that predict the class of an object, and of a pixel.
+OF_OBJECTS = ('bbox_head', 'mask_head')
+OF_PIXELS = ('decode_head', 'auxiliary_head')
 NAMED = 5  # names in a message
 
 
 def check_predictors(dataset, model: nn.Module, loader: str) -> None:
     """Refuse another number of classes in a head than in the data set; InputError names both."""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    classes = metainfo.get('classes')
     if not classes or isinstance(classes, str):
         return
-    for field, number in _class_numbers(model):
-        if number != len(classes):
-            raise InputError(f'{loader}: the data set has {len(classes)} classes and the model '
-                             f'has {number}: set {field}.num_classes={len(classes)}')
+    # Of panoptic data, objects are the things alone.
+    things = metainfo.get('thing_classes')
+    kinds = [(OF_PIXELS, classes, 'classes')]
+    if not things:
+        kinds.append((OF_OBJECTS, classes, 'classes'))
+    elif set(things) <= set(classes):  # a config's own classes may stand beside COCO's things
+        kinds.append((OF_OBJECTS, things, 'classes of things'))
+    for names, known, words in kinds:
+        for field, number in _class_numbers(model, names):
+            if number != len(known):
+                raise InputError(f'{loader}: the data set has {len(known)} {words} and the model '
+                                 f'has {number}: set {field}.num_classes={len(known)}')
 
 
-def _class_numbers(model: nn.Module) -> Iterator[tuple[str, int]]:
+def _class_numbers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    # mmdet's RPN has its rpn_head there, which tells objects from background and no classes.
+    if any(kind.__name__ == 'RPN' for kind in type(model).__mro__):
+        return
     for owner, path in ((model, 'model'), (getattr(model, 'roi_head', None), 'model.roi_head')):
-        for name in PREDICTORS:
+        for name in names:
             heads = getattr(owner, name, None)
             several = isinstance(heads, nn.ModuleList)
             for i, head in enumerate(heads if several else [heads]):
                 number = getattr(head, 'num_classes', None)
-                if isinstance(number, int):
+                # The classes of mmseg's STDCHead are edge and no edge.
+                if isinstance(number, int) and not hasattr(head, 'boundary_threshold'):
                     yield f'{path}.{name}' + (f'.{i}' if several else ''), number
 
 
@@ -90,8 +104,10 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
             f'{loader}: {where} has the categories in another order than the classes of the data '
             f'set, and boxes would get wrong names: set {loader}.dataset.metainfo.classes='
             f'{ordered!r}')
-    lost = Counter(item['category_id'] for item in content.get('annotations', ())
-                   if categories.get(item['category_id']) not in classes)
+    # An annotation is an object, or of panoptic data a picture with its segments.
+    numbers = (part['category_id'] for item in content.get('annotations', ())
+               for part in item.get('segments_info', (item, )))
+    lost = Counter(number for number in numbers if categories.get(number) not in classes)
     if lost:
         names = (f'{categories.get(number, number)!r} ({count:,})'
                  for number, count in lost.most_common())

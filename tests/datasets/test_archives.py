@@ -513,6 +513,14 @@ def test_an_address_without_a_place_is_refused():
         fileio.get('shard://a.tar')
 
 
+def test_an_address_is_read_whatever_picture_and_folder_are_called(tmp_path):
+    part = tmp_path / 'new\nline [a]' / 'part.tar'
+    part.parent.mkdir()
+    part.write_bytes(b'0123456789')
+    for name in ('dog.jpg', 'a.tar?1+2#.jpg', 'x\ny.tar?8+1#'):
+        assert fileio.get(f'shard://{part}?2+3#{name}') == b'234'
+
+
 def test_many_shards_keep_few_files_open(shard, monkeypatch):
     monkeypatch.setattr(shards, 'OPEN_FILES', 1)
     dataset, _ = shard

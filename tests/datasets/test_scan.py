@@ -225,6 +225,13 @@ def test_lists_are_utf_8_without_a_mark(data, capsys):
     assert "list 'data/meta/val.txt' is not UTF-8 at byte 2: save it" in capsys.readouterr().err
 
 
+def test_names_in_brackets_are_printed_as_they_are(data, capsys):
+    (data / 'train').rename('[old]')
+    assert main(['[old]', '--report', 'work_dirs/[new] :cat:.json']) == 0
+    assert capsys.readouterr().out == (
+        '[old] 8 pictures; 0 problems, 0 remarks; work_dirs/[new] :cat:.json\n')
+
+
 def test_names_that_cannot_be_printed_are_escaped(data, monkeypatch):
     (data / 'train/cat/ca\xf1on.jpg').touch()
     screen = io.TextIOWrapper(io.BytesIO(), encoding='ascii')

@@ -11,8 +11,13 @@ from torch import nn
 
 need('mmdet', 'mmcv._ext')
 
-from mmdet.datasets import CocoDataset  # noqa: E402
+from mmdet.datasets import CocoDataset, CocoPanopticDataset  # noqa: E402
+from mmdet.registry import MODELS  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
 
+from mmeffnet import config_path  # noqa: E402
+from mmeffnet.engine.coco_checks import check_categories, check_predictors  # noqa: E402
 from mmeffnet.engine.data_checks import check_dataset  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 
@@ -153,6 +158,84 @@ def test_what_leaves_no_sample_is_said_in_one_line(coco, tmp_path, changed, word
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith('error: train_dataloader')
     assert words in line
+
+
+PANOPTIC = dict(classes=('square', 'circle', 'sky'), thing_classes=('square', 'circle'),
+                stuff_classes=('sky', ))
+
+
+def panoptic(folder, metainfo=None):
+    """A picture that is half a square and half sky."""
+    Image.new('RGB', (8, 8)).save(folder / '0.png')
+    segments = [dict(id=1, category_id=1, area=32, bbox=[0, 0, 4, 8], iscrowd=0),
+                dict(id=2, category_id=3, area=32, bbox=[4, 0, 4, 8], iscrowd=0)]
+    (folder / 'segments.json').write_text(json.dumps(dict(
+        images=[dict(id=1, file_name='0.png', height=8, width=8)],
+        annotations=[dict(image_id=1, file_name='0.png', segments_info=segments)],
+        categories=[dict(id=i + 1, name=name, isthing=name != 'sky')
+                    for i, name in enumerate(PANOPTIC['classes'])])))
+    return CocoPanopticDataset(
+        ann_file=str(folder / 'segments.json'), metainfo=metainfo or PANOPTIC,
+        data_prefix=dict(img=str(folder), seg=str(folder)), pipeline=[])
+
+
+def heads(**numbers):
+    """A module with heads of so many classes, '__' standing for a dot."""
+    model = nn.Module()
+    model.roi_head = nn.Module()
+    for name, number in numbers.items():
+        owner, _, name = name.rpartition('__')
+        head = nn.Module()
+        head.num_classes = number
+        (model.roi_head if owner else model).add_module(name, head)
+    return model
+
+
+@pytest.mark.parametrize('name', ['roi_head__bbox_head', 'roi_head__mask_head', 'bbox_head'])
+def test_heads_for_objects_of_panoptic_data_have_the_classes_of_things(tmp_path, name):
+    dataset = panoptic(tmp_path)
+    assert [s['category'] for s in dataset.get_data_info(0)['segments_info']] == [0, 2]
+    check_dataset(dataset, heads(decode_head=3, **{name: 2}), 'train_dataloader')
+    with pytest.raises(InputError, match=(
+            r'has 2 classes of things and the model has 3: set model\.'
+            rf'{name.replace("__", ".")}\.num_classes=2')):
+        check_dataset(dataset, heads(**{name: 3}), 'train_dataloader')
+    with pytest.raises(InputError, match=r'has 3 classes and .*model\.decode_head\.num_classes=3'):
+        check_dataset(dataset, heads(decode_head=2), 'train_dataloader')
+
+
+def test_a_head_is_not_held_against_the_things_of_other_classes(tmp_path):
+    dataset = panoptic(tmp_path, dict(classes=PANOPTIC['classes']))  # beside COCO's 80 things
+    check_dataset(dataset, heads(roi_head__bbox_head=2), 'train_dataloader')
+
+
+def test_mmdets_panoptic_fpn_fits_its_data():
+    cfg = Config.fromfile(config_path('mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py'))
+    roi_head = cfg.model.roi_head
+    dataset = CocoPanopticDataset(data_prefix=dict(img='', seg=''), lazy_init=True)
+    check_predictors(dataset, heads(roi_head__bbox_head=roi_head.bbox_head.num_classes,
+                                    roi_head__mask_head=roi_head.mask_head.num_classes), 'train')
+    assert roi_head.bbox_head.num_classes == 80
+
+
+def test_segments_of_an_unknown_category_are_counted(tmp_path, said):
+    panoptic(tmp_path)
+    check_categories(tmp_path / 'segments.json', ('square', ), 'train_dataloader')
+    (line, ) = [line for line in said if 'left out' in line]
+    assert '1 annotations in' in line
+    assert "'sky' (1)" in line
+
+
+@pytest.mark.parametrize('name', [
+    'rpn/rpn_r50_fpn_1x_coco.py', 'guided_anchoring/ga-rpn_r50_fpn_1x_coco.py'])
+def test_proposals_are_of_no_class(coco, name):
+    init_default_scope('mmdet')
+    model = Config.fromfile(config_path(f'mmdet::{name}')).model
+    model.backbone.init_cfg = None
+    model = MODELS.build(model)
+    assert getattr(model.bbox_head, 'num_classes', 1) == 1
+    dataset = check(coco())  # of two classes
+    check_dataset(dataset, model, 'train_dataloader')
 
 
 @pytest.mark.parametrize('name', ['bbox_head', 'mask_head', 'decode_head'])

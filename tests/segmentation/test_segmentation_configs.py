@@ -11,10 +11,12 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
+from mmseg.datasets import CityscapesDataset  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
-from mmeffnet import check_model  # noqa: E402
+from mmeffnet import check_model, config_path  # noqa: E402
+from mmeffnet.engine.coco_checks import check_predictors  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
 from mmeffnet.weights.catalog import CATALOG  # noqa: E402
@@ -101,6 +103,20 @@ def test_every_pixel_gets_its_scores(name, size):
         whole = segmenter.encode_decode(torch.zeros(1, 3, *size), [dict(img_shape=size)])
     assert scores.shape == (1, CLASSES, *(-(-side // 4) for side in size))  # of the first output
     assert whole.shape == (1, CLASSES, *size)
+
+
+def test_a_head_for_boundaries_has_classes_of_its_own():
+    """mmseg's STDC has one among three auxiliary heads; the others are held against the data."""
+    init_default_scope('mmseg')
+    model = Config.fromfile(config_path(
+        'mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py')).model
+    model = MODELS.build(model)
+    assert [head.num_classes for head in model.auxiliary_head] == [19, 19, 2]
+    data = CityscapesDataset(lazy_init=True)
+    check_predictors(data, model, 'train_dataloader')
+    model.auxiliary_head[1].num_classes = 2
+    with pytest.raises(InputError, match=r'set model\.auxiliary_head\.1\.num_classes=19'):
+        check_predictors(data, model, 'train_dataloader')
 
 
 def test_the_pretrained_network_of_the_base_config_is_refused_by_name():
