@@ -58,6 +58,10 @@ KERAS_RESULTS = dict(b0=(77.1, 93.3), b1=(79.1, 94.4), b2=(80.1, 94.9), b3=(81.6
 # size that timm evaluates a set at, which for six of them is larger than they were trained at.
 TIMM_RESULTS = Path(__file__).with_name('timm_results.csv')
 
+# The variants whose pruned sets keep every kernel, with zeros in it. Those of timm's B1 to B3 have
+# fewer channels, and are other networks.
+ZEROED = ('es', 'el')
+
 
 def row(variant: str, publisher: str, **fields) -> dict:
     """A row of the table; what is not given is what the TensorFlow networks have."""
@@ -122,14 +126,15 @@ def timm() -> Iterator[dict]:
     with TIMM_RESULTS.open(newline='') as file:
         results = {line['name']: (line['top1'], line['top5']) for line in csv.DictReader(file)}
     for name in list_pretrained():
-        found = re.fullmatch(r'(tf_)?efficientnet_(\w+)\.(\w+)', name)
-        if not found or found[2] not in VARIANTS:
+        found = re.fullmatch(r'(tf_)?efficientnet_(\w+?)(_pruned)?\.(\w+)', name)
+        if not found or found[2] not in (ZEROED if found[3] else VARIANTS):
             continue
-        tf, variant, tag = found.groups()
+        tf, variant, pruned, tag = found.groups()
         cfg = get_pretrained_cfg(name)
         top1, top5 = results.get(name, ('', ''))
         yield row(
-            variant, f'timm{"-tf" if tf else ""}{timm_set(tag)}', layout='timm',
+            variant, f'timm{"-tf" if tf else ""}{"-pruned" if pruned else ""}{timm_set(tag)}',
+            layout='timm',
             address=cfg.url or f'https://huggingface.co/{cfg.hf_hub_id}',
             source=f'timm://{name}', digest=sha256_in(cfg.url or ''),
             resolution=(cfg.test_input_size or cfg.input_size)[1],

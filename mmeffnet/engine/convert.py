@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,15 +13,20 @@ from mmengine.logging import print_log
 from mmeffnet.engine.completeness import refuse_parts
 from mmeffnet.engine.judges import differences
 from mmeffnet.errors import InputError, one_line_errors
-from mmeffnet.version import __version__
+from mmeffnet.variants import VARIANTS
 from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import need
+from mmeffnet.weights.sources import described, read_state
 from mmeffnet.weights.trained import other_parts
-from mmeffnet.weights.translate import few, numerics_of, to_layout
+from mmeffnet.weights.translate import TIMM_EPS, few, numerics_of, to_layout
 
 # mmpretrain's own EfficientNet has our keys.
 TARGETS = {'mmeffnet': 'mmeffnet', 'mmpretrain': 'mmeffnet', 'timm': 'timm',
            'torchvision': 'torchvision'}
+B0_TO_B7 = tuple(f'b{number}' for number in range(8))
+# The published variants that a library builds with all their tensors; ours builds any network.
+BUILT = {'mmpretrain': (*B0_TO_B7, 'b8', 'l2', 'es', 'em'), 'timm': tuple(VARIANTS),
+         'torchvision': B0_TO_B7}
 SUFFIXES = ('.pth', '.safetensors')
 
 
@@ -36,7 +42,11 @@ def parser() -> ArgumentParser:
     result.add_argument('--to', choices=[*TARGETS], default='mmeffnet', dest='to',
                         help='the library whose keys are written; mmeffnet by default')
     result.add_argument('--check', action='store_true',
-                        help="compare the outputs with those of the source library's network")
+                        help="compare the outputs with those of the source library's network, "
+                        'and those of the library that is written for')
+    result.add_argument('--padding', choices=[*TIMM_EPS],
+                        help='what the weights were trained with, where the file does not tell: '
+                        'same, with a BatchNorm eps of 1e-3, or symmetric, with 1e-5')
     result.add_argument('--raw', action='store_true',
                         help='of a TensorFlow checkpoint, the weights that are not averaged')
     return result
@@ -54,28 +64,48 @@ def main(argv=None) -> None:
 def convert(args: Namespace) -> Path:
     """Write the file and give its path. Nothing is left behind where that fails."""
     target = _target(args.target, args.source)
-    weights = load_weights(args.source, average=not args.raw)
+    weights = _source(args)
     others = [key for key in weights.others if not key.startswith('data_preprocessor.')]
     if others:
         print_log(f'{args.source}: {len(others)} tensors beside the network are left out: '
                   f'{few(others)}', 'current')
-    if weights.arch is None and TARGETS[args.to] != 'mmeffnet':
-        raise InputError(f'{args.source!r} has the shapes of no published network, and its keys '
-                         f'in {args.to} cannot be told: only --to mmeffnet is possible')
+    _refuse_unbuilt(weights, args.to)
     own = refuse_parts(weights)
     if own and TARGETS[args.to] != 'mmeffnet':
         raise InputError(f'{args.source!r} differs from {weights.variant} by {len(own)} tensors of '
                          f'normalisation or activation: {few(own)}: no network of {args.to} has '
                          'these: only --to mmeffnet is possible')
-    if weights.arch:
-        _refuse_other_numerics(weights, args.to)
+    _refuse_other_numerics(weights, args.to)
     state = to_layout(weights.state, weights.arch, TARGETS[args.to])
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
-    path = write(state, target, _meta(weights, args) if TARGETS[args.to] == 'mmeffnet' else None)
+    path = write(state, target, described(weights) if TARGETS[args.to] == 'mmeffnet' else None)
     classes = f'{weights.classes} classes' if weights.classes else 'no classifier'
     print(f'{weights.variant or "custom"} network, {weights.layout} layout, {classes}, '
           f'{len(state)} tensors -> {path} ({path.stat().st_size / 2 ** 20:.1f} MiB)')
     return path
+
+
+def _source(args: Namespace) -> Weights:
+    """The weights, with the padding of --padding where nothing else tells it."""
+    weights = load_weights(args.source, average=not args.raw)
+    if args.padding is None or weights.padding == args.padding:
+        return weights
+    if weights.padding:
+        raise InputError(f'--padding {args.padding}: {args.source!r} was trained with padding '
+                         f'{weights.padding}, which its file, its set or its library states: '
+                         'leave the option out')
+    return replace(weights, stated={'eps': TIMM_EPS[args.padding], **weights.stated,
+                                    'padding': args.padding})
+
+
+def _refuse_unbuilt(weights: Weights, library: str) -> None:
+    """Refuse a library that has no network for these weights."""
+    if weights.variant in BUILT.get(library, (weights.variant, )):
+        return
+    able = [name for name in TARGETS if weights.variant in BUILT.get(name, (weights.variant, ))]
+    raise InputError(f'{weights.source!r} is of {weights.variant or "a custom network"}, and no '
+                     f'network of {library} has its tensors (it builds '
+                     f'{", ".join(BUILT[library])}): choose --to {" or ".join(able)}')
 
 
 def _refuse_other_numerics(weights: Weights, library: str) -> None:
@@ -86,12 +116,18 @@ def _refuse_other_numerics(weights: Weights, library: str) -> None:
                          f'network of {library} has: choose --to mmeffnet, and load it by its '
                          'own config')
     target = numerics_of(library, weights.variant)
+    if library == 'timm':  # has networks of either padding
+        target = weights.padding, TIMM_EPS.get(weights.padding)
+    if target[0] and not weights.padding:
+        raise InputError(f'{weights.source!r} does not tell what padding it was trained with, and '
+                         f'the network of {library} has padding {target[0]} and BatchNorm eps '
+                         f'{target[1]}: give --padding same or --padding symmetric')
     pairs = [(name, own, its) for name, own, its in zip(
         ('padding', 'BatchNorm eps'), (weights.padding, weights.eps), target) if own and its]
     if any(own != its for _, own, its in pairs):
         own, its = (' and '.join(f'{pair[0]} {pair[side]}' for pair in pairs) for side in (1, 2))
         raise InputError(f'{weights.source!r} has {own}, and the network of {library} {its}: its '
-                         'outputs would be others: choose --to timm, or mmeffnet, which keeps both')
+                         'outputs would be others: choose --to mmeffnet, which keeps both')
 
 
 def write(state: dict[str, torch.Tensor], target: Path, meta: dict | None) -> Path:
@@ -126,31 +162,16 @@ def _target(target: str, source: str) -> Path:
     return path
 
 
-def _meta(weights: Weights, args: Namespace) -> dict:
-    """What a reader of the file has to know, in plain types; ``load_weights`` reads it again."""
-    meta = dict(mmeffnet_weights=__version__, source=Path(args.source).name,
-                layout=weights.layout, variant=weights.variant, classes=weights.classes,
-                published=weights.entry.name if weights.entry else None,
-                padding=weights.padding, eps=weights.eps,
-                parts=list(other_parts(weights)) or None,
-                names=list(weights.stated.get('names', ())) or None,
-                channel_order=weights.stated.get('channel_order'))
-    norm = weights.norm or weights.stated.get('norm')
-    if norm:
-        meta |= dict(mean=list(norm.mean), std=list(norm.std))
-    return {key: value for key, value in meta.items() if value is not None}
-
-
 def _check(args: Namespace, path: Path) -> None:
     """Print how far the written file's outputs are from the source library's."""
-    source = load_weights(args.source, average=not args.raw)
+    source = _source(args)
     written = load_weights(path)
     unequal = [key for key, tensor in source.state.items()
                if not torch.equal(written.state[key], tensor)]
     if unequal or written.state.keys() != source.state.keys():
         raise InputError(f'{str(path)!r} differs from {args.source!r}: {few(unequal)}')
     print(f'{len(source.state)} tensors are equal bit for bit')
-    for line in differences(source, written):
+    for line in differences(source, written, args.to, read_state(path)[0]):
         print(line)
 
 

@@ -8,71 +8,66 @@ from mmeffnet.errors import InputError, one_line
 from mmeffnet.models import EfficientNet
 from mmeffnet.weights import Weights
 from mmeffnet.weights.files import need
-from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER
 from mmeffnet.weights.translate import COUNTERS, few, to_layout
 
 # Even, odd and mixed sizes: they pad in different places.
 SIZES = ((64, 64), (65, 65), (63, 66))
 
 
-def differences(source: Weights, written: Weights) -> Iterator[str]:
+def differences(source: Weights, written: Weights, library: str = 'mmeffnet', state=None
+                ) -> Iterator[str]:
     """A line for each comparison of the written weights with the source library's network.
 
-    Relative to the largest value, in float64. Where the library is missing, or has no such
+    library: that the file was written for, and state: the file's tensors by its keys; where it is
+    another one, its network with these is compared too.
+    Relative to the largest value, in float64. Where a library is missing, or has no such
     network, the line says so.
     """
+    judge = None
     try:
-        judge, features, name = _judge(source)
+        judge = _network(source, SOURCES.get(source.layout, source.layout),
+                         to_layout(source.state, source.arch, source.layout))
+        yield from _compared('', _network(source, 'mmeffnet', written.state), judge, source)
     except InputError as error:
         yield f'no comparison of outputs: {error}'
+    if library == 'mmeffnet':
         return
-    ours = _ours(written, source).double().eval()
-    judge = judge.double().eval()
+    try:
+        target = _network(source, library, state)
+        yield from _compared(f' of {target[2]}', target,
+                             judge or _network(source, 'mmeffnet', source.state), source)
+    except InputError as error:
+        yield f'no comparison of outputs in {library}: {error}'
+
+
+def _compared(whose: str, one, judge, source: Weights) -> Iterator[str]:
+    """A line for the features, and one for the logits where there is a classifier."""
     generator = torch.Generator().manual_seed(0)
-    worst = dict(features=0.0, logits=0.0)
+    worst = dict(features=0.0, logits=0.0) if source.classes else dict(features=0.0)
     with torch.no_grad():
         for height, width in SIZES:
             image = torch.randn((1, 3, height, width), generator=generator, dtype=torch.float64)
-            pairs = dict(features=(ours[0](image)[-1], features(image)))
-            if source.classes:
-                pooled = pairs['features'][0].mean((2, 3))
-                pairs['logits'] = ours[1](pooled), judge(image)
-            for what, (mine, theirs) in pairs.items():
+            for what, of in zip(worst, (1, 0)):
+                mine, theirs = one[of](image), judge[of](image)
                 gap = ((mine - theirs).abs().max() / theirs.abs().max()).item()
                 if not gap <= worst[what]:  # a gap that is no number has to show
                     worst[what] = gap
     sizes = ', '.join(f'{h}x{w}' for h, w in SIZES)
-    for what in pairs:
-        yield f'{what}: largest relative difference from {name} {worst[what]:.1e} ({sizes})'
+    for what, gap in worst.items():
+        yield f'{what}{whose}: largest relative difference from {judge[2]} {gap:.1e} ({sizes})'
 
 
-def _ours(weights: Weights, source: Weights) -> nn.Sequential:
-    """Backbone and classifier, padded and normalised as the source library does."""
-    symmetric = source.padding == 'symmetric'
-    network = EfficientNet(weights.arch, conv_cfg=dict(type='Conv2d') if symmetric else None,
-                           norm_cfg=dict(type='BN', eps=source.eps) if source.eps else None)
-    network.load_state_dict({key.removeprefix(BACKBONE): tensor
-                             for key, tensor in weights.state.items()
-                             if key.startswith(BACKBONE)}, strict=True)
-    linear = nn.Linear(weights.arch.head, weights.classes or 1)
-    if weights.classes:
-        linear.load_state_dict({name: weights.state[f'{CLASSIFIER}.{name}']
-                                for name in ('weight', 'bias')})
-    return nn.Sequential(network, linear)
-
-
-def _judge(source: Weights):
-    """The source library's network with the source's weights, its features, and its name."""
+def _network(source: Weights, library: str, state):
+    """A library's network of the source's variant with these tensors, its features, its name."""
     if source.variant is None:
         raise InputError('the network is none of the published ones')
     try:
-        network, features, name = JUDGES[source.layout](source)
+        network, features, name = NETWORKS[library](source)
     except (ValueError, RuntimeError, AssertionError, KeyError) as error:
         # Ours reads networks that the library itself does not build, such as EdgeTPU from
         # TensorFlow, which our reader gives efficientnet_pytorch's names.
         raise InputError(f'no library with the layout {source.layout!r} builds '
                          f'{source.variant!r} ({one_line(error)[:80]})') from error
-    state = to_layout(source.state, source.arch, source.layout)
     own = {key for key in network.state_dict() if not key.endswith(COUNTERS)}
     lacking = [key for key in own - set(state)
                if source.classes or not key.startswith(('classifier', '_fc', 'head'))]
@@ -83,6 +78,7 @@ def _judge(source: Weights):
         network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise InputError(f'{name} has other tensors ({one_line(error)[:200]})') from error
+    network.double().eval()
     return network, features, name
 
 
@@ -113,29 +109,44 @@ def _lukemelas(source: Weights):
     return network, network.extract_features, f"{package}'s {name}"
 
 
+class Whole(nn.Module):
+    """A classifier under our keys, as far as it computes."""
+
+    def __init__(self, backbone: nn.Module, source: Weights):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.ModuleDict(dict(fc=nn.Linear(source.arch.head, source.classes or 1)))
+
+    def features(self, image):
+        return self.backbone(image)[-1]
+
+    def forward(self, image):
+        return self.head['fc'](self.features(image).mean((2, 3)))
+
+
+def _options(source: Weights) -> dict:
+    """Arguments of a backbone that pads and normalises as the source does."""
+    options = dict(norm_cfg=dict(type='BN', eps=source.eps)) if source.eps else {}
+    if source.padding == 'symmetric':
+        options['conv_cfg'] = dict(type='Conv2d')
+    return options
+
+
 def _mmpretrain(source: Weights):
     from mmpretrain.models import EfficientNet as Theirs
     activation = {'SiLU': 'Swish'}.get(source.arch.activation, source.arch.activation)
-
-    class Whole(nn.Module):
-        """Their classifier, as far as it computes."""
-
-        def __init__(self):
-            super().__init__()
-            # Its EdgeTPU networks have Swish unless they are told otherwise.
-            self.backbone = Theirs(arch=source.variant, act_cfg=dict(type=activation),
-                                   out_indices=(len(source.arch.groups) + 1, ))
-            self.head = nn.ModuleDict(dict(fc=nn.Linear(source.arch.head, source.classes or 1)))
-
-        def features(self, image):
-            return self.backbone(image)[-1]
-
-        def forward(self, image):
-            return self.head['fc'](self.features(image).mean((2, 3)))
-
-    network = Whole()
+    # Its EdgeTPU networks have Swish unless they are told otherwise.
+    network = Whole(Theirs(arch=source.variant, act_cfg=dict(type=activation),
+                           out_indices=(len(source.arch.groups) + 1, ), **_options(source)), source)
     return network, network.features, f"mmpretrain's EfficientNet {source.variant!r}"
 
 
-JUDGES = {'timm': _timm, 'torchvision': _torchvision, 'lukemelas': _lukemelas,
-          'mmeffnet': _mmpretrain}
+def _mmeffnet(source: Weights):
+    network = Whole(EfficientNet(source.arch, **_options(source)), source)
+    return network, network.features, 'our own network'
+
+
+NETWORKS = {'timm': _timm, 'torchvision': _torchvision, 'lukemelas': _lukemelas,
+            'mmpretrain': _mmpretrain, 'mmeffnet': _mmeffnet}
+# The library of a layout, where it is called otherwise.
+SOURCES = {'mmeffnet': 'mmpretrain'}

@@ -6,10 +6,13 @@ from mmengine.model.weight_init import PretrainedInit
 from mmeffnet.errors import InputError
 from mmeffnet.registry import WEIGHT_INITIALIZERS
 from mmeffnet.weights import Weights, load_weights
-from mmeffnet.weights.fit import fit, warn_of_numerics
+from mmeffnet.weights.fit import check_variant, fit, fit_stem, warn_of_numerics
 from mmeffnet.weights.layouts import BACKBONE
 from mmeffnet.weights.settings import PADDINGS, bare
 from mmeffnet.weights.translate import few, find_networks, translate
+
+STATE_DICT = 'the state dict'  # in messages, for the file that it came from
+STEM = 'layers.0.conv.weight'
 
 
 def any_layout(init_cfg):
@@ -79,12 +82,15 @@ def translate_in_place(backbone, state_dict, prefix: str) -> None:
     """Turn a state dict that is being loaded into one with the backbone's keys.
 
     state_dict: what ``load_state_dict`` hands to the module; changed in place.
-    Raises InputError where nothing in it belongs to a backbone that has no weights yet:
-    MMEngine would go on with random ones.
+    Raises InputError where nothing in it belongs to a backbone that has no weights yet, and where
+    it is of another variant: MMEngine would go on with random ones.
     """
     inside = {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()
               if key.startswith(prefix)}
     if any(key.startswith('layers.') for key in inside):
+        if STEM in inside:  # of a network, and not of some layers that are meant alone
+            _check_own(backbone, inside)
+            state_dict[f'{prefix}{STEM}'] = inside[STEM]
         return
     if not find_networks(inside):
         if not backbone.has_weights:
@@ -94,8 +100,14 @@ def translate_in_place(backbone, state_dict, prefix: str) -> None:
                 'checkpoint="mmeffnet://PATH" in a whole model, by its path in the '
                 "backbone's own init_cfg, and converted by tools/convert.py")
         return
-    weights = translate(inside, 'the state dict', also=backbone.arch)
+    weights = translate(inside, STATE_DICT, also=backbone.arch)
     for key in inside:
         del state_dict[f'{prefix}{key}']
     state_dict.update({f'{prefix}{key}': tensor
                        for key, tensor in fit_backbone(backbone, weights).items()})
+
+
+def _check_own(backbone, inside: dict) -> None:
+    """Refuse our own keys of another variant; the stem in ``inside`` becomes the backbone's."""
+    check_variant(translate(inside, STATE_DICT, prefix='', also=backbone.arch), backbone.arch)
+    inside[STEM] = fit_stem(inside[STEM], backbone.layers[0].conv.weight.shape[1], STATE_DICT)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.weights.catalog import CATALOG, identify, verify
 from mmeffnet.weights.files import need
+from mmeffnet.weights.web import fetch
 
 WEIGHTS_ONLY = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 
@@ -29,15 +31,15 @@ LITE = ('lite0', 'lite1', 'lite2')
 def download(address: str) -> Path:
     """The file behind an address, from PyTorch's cache or fetched into it.
 
-    An archive is unpacked beside it. Raises InputError where it cannot be fetched, or where
-    hash or size are not those that the catalog has for the address.
+    An archive is unpacked beside it. Raises InputError where it cannot be fetched or kept, or
+    where hash or size are not those that the catalog has for the address.
     """
     path, entry = cached(address), identify(address)
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         print_log(f'Downloading {address} to {path}', 'current')
         with _fetching(address):
-            torch.hub.download_url_to_file(address, str(path))
+            fetch(address, path)
     if entry:
         verify(path, entry)
     return _unpacked(path) if path.name.endswith('.tar.gz') else path
@@ -54,6 +56,16 @@ def cached(address: str) -> Path:
         # TensorFlow's sets differ by folder: ckpts/efficientnet-b0.tar.gz, advprop/...
         name = f'{place.parent.name}-{name}'
     return Path(torch.hub.get_dir(), 'checkpoints', name)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of PyTorch's cache; InputError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"PyTorch's cache {str(folder)!r} cannot be written ({one_line(error)}): "
+                         'set TORCH_HOME to a folder that can be') from error
 
 
 def _unpacked(archive: Path) -> Path:
@@ -100,13 +112,16 @@ def _timm(name: str) -> dict[str, torch.Tensor]:
 
 
 def _timm_default(name: str) -> str:
-    """The name with its set: timm's default where it names none."""
-    base, _, chosen = name.partition('.')
-    if chosen or not find_spec('timm'):
+    """The name with its set, as timm has it today: its default where it names none."""
+    if identify(f'timm://{name}') or not find_spec('timm'):
         return name
-    from timm.models import get_pretrained_cfg
+    from timm.models import get_deprecated_models, get_pretrained_cfg
+    base, _, chosen = name.partition('.')
+    # Older names stand for a network, and most for a set of it: tf_efficientnet_b0_ap.
+    base, _, meant = (get_deprecated_models().get(base) or base).partition('.')
     cfg = get_pretrained_cfg(base)
-    return f'{base}.{cfg.tag}' if cfg and cfg.tag else name
+    chosen = chosen or meant or (cfg.tag if cfg else '')
+    return f'{base}.{chosen}' if chosen else name
 
 
 def _torchvision(name: str) -> Path:

@@ -129,7 +129,7 @@ def verify(path, entry: Entry) -> None:
     Raises InputError with the size or hash that was expected and found, and the way out.
     """
     path = Path(path)
-    way_out = ('download it again, or rename the file to use it as one of your own')
+    way_out = ('remove it and download it again, or rename the file to use it as one of your own')
     size = path.stat().st_size
     if entry.size and abs(size - entry.size) > 1024:
         raise InputError(f'{str(path)!r} has {size:,} bytes, and {entry.name} about '

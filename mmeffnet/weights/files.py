@@ -1,8 +1,10 @@
 """Reading files of weights, of any library, without ever running code from them.
 
-PyTorch loads weights only, which refuses the few harmless objects that MMEngine 0.10 keeps
-beside the weights. Importing this module lets exactly those through.
+PyTorch loads weights only, which refuses the few harmless objects that MMEngine 0.10 and the
+trainers of timm and torchvision keep beside the weights. Importing this module lets exactly those
+through.
 """
+import argparse
 import importlib
 import json
 import pickle
@@ -33,18 +35,28 @@ def _history_method(owner, name: str):
 
 
 def _safe_globals() -> list:
-    """HistoryBuffer and the parts of numpy's arrays of numbers and of strings, such as names of
-    classes, under both of numpy's names."""
+    """HistoryBuffer, the options of a command line, and the parts of numpy's arrays of numbers and
+    of strings, such as names of classes, under both of numpy's names."""
     core = np._core if hasattr(np, '_core') else np.core
     parts = {'_reconstruct': core.multiarray._reconstruct, 'scalar': core.multiarray.scalar}
     both_names = [(part, f'{package}.multiarray.{name}') for name, part in parts.items()
                   for package in ('numpy.core', 'numpy._core')]
     dtypes = {type(np.dtype(kind)) for kind in '?bBhHiIlLqQefdSU'}
     getattrs = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *both_names, *getattrs]
+    # What a Namespace holds is checked like everything else.
+    return [HistoryBuffer, argparse.Namespace, np.ndarray, np.dtype, *dtypes, *both_names,
+            *getattrs]
 
 
 PICKLE = b'\x80'  # the first byte of every protocol that PyTorch has written
+
+# Archives that PyTorch takes for torn ones of its own, by the name of a member.
+OTHER_ARCHIVES = {
+    'constants.pkl': 'is a TorchScript program: save its state_dict alone, where it comes from, '
+                     'and load that',
+    'model.weights.h5': 'is an archive of Keras: unpack model.weights.h5 from it, and load that'}
+
+WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors', '.h5', '.index')
 
 _SAFE_GLOBALS = _safe_globals()
 add_safe_globals(_SAFE_GLOBALS)
@@ -56,6 +68,8 @@ def read_checkpoint(path, map_location='cpu'):
     Raises InputError for a file that is missing, truncated, or holds pickled code.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f'checkpoint {str(path)!r} is a folder: {_files_in(path)}')
     if not path.is_file():
         raise InputError(f'checkpoint {str(path)!r} does not exist')
     # Once more: the fork of MMEngine adds the same ones for each load of its own, and takes
@@ -77,11 +91,12 @@ def read_checkpoint(path, map_location='cpu'):
                 f'({_refused(error)}), and loading them could run code: save its state_dict '
                 'alone, where it comes from, and load that') from error
         raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: its first bytes are '
-                         f'{start!r}; copy or download it again') from error
+                         f'{start!r}; remove it, and copy or download it again') from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
+        damaged = (f'({path.stat().st_size:,} bytes) is truncated or damaged: remove it, and copy '
+                   'or download it again, or resume from an earlier one')
         raise InputError(
-            f'checkpoint {str(path)!r} ({path.stat().st_size:,} bytes) is truncated or damaged: '
-            'copy or download it again, or resume from an earlier one') from error
+            f'checkpoint {str(path)!r} {_other_archive(path) or damaged}') from error
 
 
 def _refused(error: Exception) -> str:
@@ -91,6 +106,27 @@ def _refused(error: Exception) -> str:
     global_at = [words[i + 1].strip('.,:') for i, word in enumerate(words[:-1])
                  if word in ('GLOBAL', 'global')]
     return (global_at + dotted + ['an unknown object'])[0]
+
+
+def _other_archive(path: Path) -> str:
+    """What an archive of another program is, with the way out; empty for any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.rpartition('/')[2] for name in archive.namelist()}
+    except zipfile.BadZipFile:
+        return ''
+    return next((what for member, what in OTHER_ARCHIVES.items() if member in members), '')
+
+
+def _files_in(folder: Path) -> str:
+    """The way out for who gave a folder: the files of weights in it."""
+    # Two levels, which those of TensorFlow's SavedModel are, and not the whole of a home folder.
+    found = sorted(str(path.relative_to(folder)) for level in ('*', '*/*')
+                   for path in folder.glob(level) if path.suffix in WEIGHT_SUFFIXES)
+    if not found:
+        return f'give a file of weights; there is none in it ({", ".join(WEIGHT_SUFFIXES)})'
+    more = f' or {len(found) - 3} more' if len(found) > 3 else ''
+    return f'give the file of weights in it ({", ".join(found[:3])}{more})'
 
 
 def need(module: str, extra: str):
@@ -140,7 +176,8 @@ def read_safetensors(path) -> tuple[dict[str, torch.Tensor], dict]:
             meta = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
     except (OSError, library.SafetensorError) as error:
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole '
-                         f'safetensors file ({error}): copy or download it again') from error
+                         f'safetensors file ({error}): remove it, and copy or download it '
+                         'again') from error
     return tensors, statements(dict(meta=meta))
 
 

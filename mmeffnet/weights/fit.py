@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmeffnet.arch import Arch
 from mmeffnet.errors import InputError
 from mmeffnet.variants import variant_of
-from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER
+from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER, conv_shapes
 from mmeffnet.weights.translate import COUNTERS, Weights, few
 
 STEM = f'{BACKBONE}layers.0.conv.weight'
@@ -27,7 +27,7 @@ def fit(weights: Weights, expected: Mapping[str, torch.Tensor], arch: Arch, *,
     unused: prefixes of layers that never run, and may be missing in the file.
     Raises InputError naming the keys and, where the shapes tell, the variant of the file.
     """
-    _check_variant(weights, arch)
+    check_variant(weights, arch)
     state = dict(weights.state)
     if STEM in state and STEM in expected:
         state[STEM] = fit_stem(state[STEM], expected[STEM].shape[1], weights.source)
@@ -81,9 +81,11 @@ def _fit_classifier(state, expected, source: str, new_classes: bool) -> None:
     print_log(f'{source}: {" and ".join(dropped)} left out, {note}', 'current')
 
 
-def _check_variant(weights: Weights, arch: Arch) -> None:
+def check_variant(weights: Weights, arch: Arch) -> None:
+    """Refuse other kernels; an architecture may differ in what no tensor of it tells."""
     ours = variant_of(arch)
-    if weights.variant and weights.variant != ours and weights.arch != arch:
+    if weights.variant and weights.variant != ours and (
+            conv_shapes(weights.arch) != conv_shapes(arch)):
         built = f'builds {ours!r}' if ours else 'builds another architecture'
         raise InputError(
             f'checkpoint {weights.source!r} is of variant {weights.variant!r}, and the config '

@@ -50,7 +50,8 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
     # What h5py has for torn and overwritten files.
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole HDF5 '
-                         f'file ({one_line(error)[:120]}): copy or download it again') from error
+                         f'file ({one_line(error)[:120]}): remove it, and copy or download it '
+                         'again') from error
     norm = layers.pop('normalization', None)
     names = _names(layers, path)
     state = {f'{names[layer]}.{VARIABLES[variable]}': _as_torch(layer, value)

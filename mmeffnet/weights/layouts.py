@@ -182,22 +182,28 @@ ENOUGH = 0.9
 
 def recognise(shapes: Mapping[str, Shape], layout: Layout, also: Arch | None = None
               ) -> tuple[str | None, Arch | None]:
-    """The variant, or ``also`` (without a name), whose kernels a file's tensors have.
+    """The variant, and the architecture, whose kernels a file's tensors have.
 
-    shapes: of the tensors by the layout's keys, without prefix. (None, None) where no
-    architecture has nine tenths of its kernels there, or where the file has more blocks.
+    shapes: of the tensors by the layout's keys, without prefix. also: an architecture to look for
+    besides the published ones; without a name where no variant has as many of its kernels, and
+    given in the place of a variant that has no more: what no kernel tells is then its own.
+    (None, None) where no architecture has nine tenths of its kernels there, or where the file
+    has more blocks.
     """
-    candidates = [(name, variant.arch) for name, variant in VARIANTS.items()]
-    if also is not None and all(also != arch for _, arch in candidates):
-        candidates.append((None, also))
-    kernels = {key for key, shape in shapes.items() if len(shape) == 4}
-    best, most = (None, None), 0.0
-    for name, arch in candidates:
-        expected = _named_shapes(arch, layout)
-        if not expected:
-            continue
-        agreeing = sum(tuple(shapes.get(key, ())) == shape for key, shape in expected.items())
-        share = agreeing / max(len(expected), len(kernels) - 1)
-        if share > most:
-            best, most = (name, arch), share
-    return best if most >= ENOUGH else (None, None)
+    shares = {name: _share(shapes, layout, variant.arch) for name, variant in VARIANTS.items()}
+    name = max(shares, key=shares.get)
+    own = _share(shapes, layout, also) if also else 0.0
+    if max(own, shares[name]) < ENOUGH:
+        return None, None
+    return (name if shares[name] >= own else None,
+            also if own >= shares[name] else VARIANTS[name].arch)
+
+
+def _share(shapes: Mapping[str, Shape], layout: Layout, arch: Arch) -> float:
+    """How many of the kernels of ``arch`` a file has, of those that either has."""
+    expected = _named_shapes(arch, layout)
+    if not expected:
+        return 0.0
+    kernels = sum(len(shape) == 4 for shape in shapes.values())
+    agreeing = sum(tuple(shapes.get(key, ())) == shape for key, shape in expected.items())
+    return agreeing / max(len(expected), kernels - 1)

@@ -11,9 +11,12 @@ from mmengine.runner import CheckpointLoader
 
 from mmeffnet.arch import Arch, nearest
 from mmeffnet.errors import InputError
+from mmeffnet.version import __version__
 from mmeffnet.weights.addresses import DEFAULTS, SCHEMES, through_mmengine
 from mmeffnet.weights.catalog import CATALOG, Entry, get_entry, identify, verify
 from mmeffnet.weights.files import kind_of_file, read_checkpoint, read_safetensors, statements
+from mmeffnet.weights.layouts import OURS
+from mmeffnet.weights.trained import other_parts
 from mmeffnet.weights.translate import Weights, translate, weights_of
 
 
@@ -49,6 +52,21 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
             verify(path, entry)
         state, stated = read_state(path, average=average)
     return with_statements(translate(state, source, prefix=prefix, also=also, entry=entry), stated)
+
+
+def described(weights: Weights) -> dict:
+    """``meta`` of a checkpoint with these weights, in plain types, which ``statements`` reads."""
+    meta = dict(mmeffnet_weights=__version__, source=Path(weights.source).name,
+                layout=weights.layout, variant=weights.variant, classes=weights.classes,
+                published=weights.entry.name if weights.entry else None,
+                padding=weights.padding, eps=weights.eps,
+                parts=list(other_parts(weights)) or None,
+                names=list(weights.stated.get('names', ())) or None,
+                channel_order=weights.stated.get('channel_order'))
+    norm = weights.norm or weights.stated.get('norm')
+    if norm:
+        meta |= dict(mean=list(norm.mean), std=list(norm.std))
+    return {key: value for key, value in meta.items() if value is not None}
 
 
 def published(source) -> Entry | None:
@@ -100,14 +118,19 @@ REGISTERED = ('timm://', 'torchvision://efficientnet_', 'keras://', 'lite://', '
 
 
 def _loader(filename: str, map_location=None) -> dict:
-    """What MMEngine calls: a checkpoint of a whole classifier, for any of its tools."""
+    """What MMEngine calls: a checkpoint of a whole model, for any of its tools.
+
+    Of another library that is a classifier's network; of our layout, all that the file holds.
+    """
     weights = load_weights(filename)
     state = weights.state
+    if weights.layout == OURS.name and weights.others:  # such as a detector, under its own keys
+        state = {**weights.others, **{weights.root + key: value for key, value in state.items()}}
     if map_location not in (None, 'cpu'):
         state = {key: tensor.to(map_location) for key, tensor in state.items()}
     print_log(f'{filename}: {weights.variant or "custom"} network in the layout '
               f'{weights.layout!r}', 'current')
-    return dict(state_dict=state, meta=dict(source=filename))
+    return dict(state_dict=state, meta=described(weights))
 
 
 def register() -> None:

@@ -65,7 +65,7 @@ def read_tensorflow(path, average: bool = True) -> dict[str, torch.Tensor]:
         values = {name: reader.get_tensor(stored) for name, stored in chosen.items()}
     except (ValueError, IndexError, RuntimeError, tf.errors.OpError) as error:
         raise InputError(f'{str(path)!r} is no whole TensorFlow checkpoint '
-                         f'({one_line(error)[:120]}): copy or download it again, '
+                         f'({one_line(error)[:120]}): remove it, and copy or download it again, '
                          'the .index and the .data files') from error
     return _translated(values, path)
 

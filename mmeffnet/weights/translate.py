@@ -19,6 +19,7 @@ from mmeffnet.weights.layouts import (
     module_names,
     recognise,
 )
+from mmeffnet.weights.settings import BATCH_NORM_EPS, PYTORCH_EPS
 
 if TYPE_CHECKING:
     from mmeffnet.weights.catalog import Entry
@@ -37,6 +38,7 @@ class Weights:
 
     state: tensors; 'backbone.layers...' and, with a classifier, 'head.fc.weight' and '.bias'.
     others: what lies beside the network under its own keys, such as a detector's neck.
+    root: of our layout, what the file's keys have before 'backbone.'; mostly nothing.
     layout: name of the layout they were found in. source: where they come from, for messages.
     variant, arch: None where the shapes are of no published network.
     norm: what the file itself or its set says that its input has to be; None where neither does,
@@ -50,6 +52,7 @@ class Weights:
     variant: str | None = None
     arch: Arch | None = None
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    root: str = ''
     norm: Norm | None = None
     stated: Mapping[str, object] = field(default_factory=dict)
     entry: Entry | None = None
@@ -75,6 +78,10 @@ class Weights:
         return self.stated.get('eps') or numerics_of(self.layout, self.variant)[1]
 
 
+# BatchNorm's epsilon of timm's networks, of a padding each.
+TIMM_EPS = {'same': BATCH_NORM_EPS, 'symmetric': PYTORCH_EPS}
+
+
 def numerics_of(library: str, variant: str | None) -> tuple[str | None, float | None]:
     """Padding and BatchNorm's epsilon of a library's network, None where it has either."""
     if library == 'torchvision':
@@ -89,14 +96,15 @@ def weights_of(checkpoint) -> dict[str, torch.Tensor]:
     Raises InputError where there is none.
     """
     if isinstance(checkpoint, Mapping):
-        for wrapper in WRAPPERS:
-            if isinstance(checkpoint.get(wrapper), Mapping):
-                checkpoint = checkpoint[wrapper]
-                break
-        weights = {str(k).removeprefix('module.'): v for k, v in checkpoint.items()
-                   if isinstance(v, torch.Tensor)}
-        if weights:
-            return weights
+        held = [checkpoint[wrapper] for wrapper in WRAPPERS
+                if isinstance(checkpoint.get(wrapper), Mapping)]
+        for place in held or [checkpoint]:
+            # Some averages are kept with their counter: model_ema=dict(module=..., updates=3).
+            place = place['module'] if isinstance(place.get('module'), Mapping) else place
+            weights = {str(k).removeprefix('module.'): v for k, v in place.items()
+                       if isinstance(v, torch.Tensor)}
+            if weights:
+                return weights
     raise InputError('the checkpoint holds no weights: neither itself nor one of its entries '
                      f'{", ".join(map(repr, WRAPPERS))} is a dict of tensors')
 
@@ -170,7 +178,8 @@ def _ours(weights: Weights, state, prefix: str) -> Weights:
             found[key.removeprefix(root)] = tensor
         elif not key.endswith(COUNTERS):
             others[key] = tensor
-    return replace(weights, state=found, others=others)
+    return replace(weights, state=found, others=others,
+                   root=root if prefix.endswith(BACKBONE) else '')
 
 
 def _foreign(weights: Weights, state, inside, prefix: str, layout: Layout) -> Weights:
@@ -188,8 +197,15 @@ def _foreign(weights: Weights, state, inside, prefix: str, layout: Layout) -> We
         raise InputError(f'{weights.source!r} is of variant {weights.variant!r} in the layout of '
                          f'{layout.writers}, and {len(unknown)} of its tensors belong to no such '
                          f'network: {few(unknown)}')
-    outside = {key: tensor for key, tensor in state.items()
-               if not key.startswith(prefix) and not key.endswith(COUNTERS)}
+    # mmpretrain's TIMMBackbone has a network of timm inside, and the classifier beside it.
+    root, in_backbone, _ = prefix.rpartition(BACKBONE)
+    beside = f'{root}{CLASSIFIER}.' if in_backbone else None
+    outside = {}
+    for key, tensor in state.items():
+        if beside and key.startswith(beside):
+            found.setdefault(key.removeprefix(root), tensor)
+        elif not key.startswith(prefix) and not key.endswith(COUNTERS):
+            outside[key] = tensor
     return replace(weights, state=found, others=outside)
 
 
@@ -207,7 +223,7 @@ def to_layout(state: Mapping[str, torch.Tensor], arch: Arch, layout: str
         names = {f'{BACKBONE}{ours}': theirs for ours, theirs
                  in module_names(arch, table).items()}
     except ValueError as error:
-        raise InputError(f'{error}: choose timm or mmpretrain') from error
+        raise InputError(f'{error}: choose timm or mmeffnet') from error
     names[CLASSIFIER] = table.classifier
     split = ((*key.rpartition('.'), tensor) for key, tensor in state.items())
     return {f'{names[module]}.{name}': tensor for module, _, name, tensor in split}

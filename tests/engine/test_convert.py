@@ -1,5 +1,6 @@
 """tools/convert.py: a clean file of ours out of any other, and back again."""
 import hashlib
+from functools import partial
 
 import pytest
 import torch
@@ -98,17 +99,10 @@ def test_a_folder_is_filled_under_the_sources_name(files):
     assert convert('theirs.pth', 'out').name.startswith('theirs-')
 
 
-@pytest.mark.parametrize('to', ['timm', 'mmpretrain'])
-def test_the_other_library_takes_what_is_written(to, files):
-    state = torch.load(convert('theirs.pth', 'x.pth', '--to', to), weights_only=True)
-    if to == 'timm':
-        timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
-        network = timm.create_model('tf_efficientnet_lite0', num_classes=5)
-    else:
-        # The class of mmpretrain has no Lite networks; ours has its keys (tests/models).
-        network = torch.nn.ModuleDict(dict(backbone=EfficientNet('lite0'), head=torch.nn.ModuleDict(
-            dict(fc=torch.nn.Linear(1280, 5)))))
-        state = state['state_dict']
+def test_the_other_library_takes_what_is_written(files):
+    timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    state = torch.load(convert('theirs.pth', 'x.pth', '--to', 'timm'), weights_only=True)
+    network = timm.create_model('tf_efficientnet_lite0', num_classes=5)
     network.load_state_dict(state, strict=True)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
@@ -325,11 +319,103 @@ def test_a_library_that_computes_something_else_is_refused(source, to, match, fi
     torch.save(to_layout(ours, VARIANTS['b0'].arch, source), 'b0.pth')
     error = fails(capsys, 'b0.pth', 'clean.pth', '--to', to)
     assert f"'b0.pth' {match}" in error
-    assert 'choose --to timm, or mmeffnet' in error
+    assert 'choose --to mmeffnet, which keeps both' in error
     # What our own file states of itself is known too.
     assert match in fails(capsys, convert('b0.pth', 'clean.pth'), 'again.pth', '--to', to)
     convert('b0.pth', 'timm.pth', '--to', 'timm')
     convert('b0.pth', 'same.pth', '--to', {'lukemelas': 'mmpretrain'}.get(source, source))
+
+
+@pytest.fixture
+def b0(here):
+    """B0 under timm's keys, which do not tell the padding."""
+    torch.manual_seed(0)
+    state = {f'backbone.{k}': v for k, v in EfficientNet('b0').state_dict().items()}
+    state |= {'head.fc.weight': torch.randn(3, 1280), 'head.fc.bias': torch.randn(3)}
+    torch.save(to_layout(state, VARIANTS['b0'].arch, 'timm'), 'b0.pth')
+
+
+@pytest.mark.parametrize(('to', 'right', 'wrong', 'network'), [
+    ('torchvision', 'symmetric', 'same', "torchvision's efficientnet_b0"),
+    ('mmpretrain', 'same', 'symmetric', "mmpretrain's EfficientNet 'b0'")])
+def test_a_padding_that_nothing_tells_has_to_be_given(to, right, wrong, network, b0, capsys):
+    pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    arguments = ['b0.pth', 'clean.pth', '--to', to]
+    assert f"'b0.pth' does not tell what padding it was trained with, and the network of {to} " \
+        f'has padding {right} and BatchNorm eps ' in fails(capsys, *arguments)
+    assert f"'b0.pth' has padding {wrong} and BatchNorm eps" in fails(
+        capsys, *arguments, '--padding', wrong)
+    convert(*arguments, '--padding', right, '--check')
+    lines = [line for line in capsys.readouterr().out.splitlines() if f' of {network}: ' in line]
+    assert [line.split()[0] for line in lines] == ['features', 'logits']
+    assert max(float(line.split(' (')[0].split()[-1]) for line in lines) < 1e-10
+
+
+def test_a_network_that_pads_otherwise_shows_in_the_check(b0):
+    from mmeffnet.engine.judges import differences
+    pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    source = load_weights('b0.pth')  # which timm's network with SAME padding judges
+    *ours, features, logits = differences(
+        source, source, 'torchvision', to_layout(source.state, source.arch, 'torchvision'))
+    gaps = [float(line.split(' (')[0].split()[-1]) for line in (*ours, features, logits)]
+    assert max(gaps[:2]) < 1e-10
+    assert min(gaps[2:]) > 1e-4
+    assert "of torchvision's efficientnet_b0: largest relative difference from timm's tf_" in logits
+
+
+def test_a_given_padding_stays_with_the_file_and_does_not_go_against_it(b0, capsys):
+    for to in ('mmeffnet', 'timm'):
+        convert('b0.pth', f'{to}.pth', '--to', to)
+    path = convert('b0.pth', 'clean.pth', '--padding', 'symmetric')
+    weights = load_weights(path)
+    assert (weights.padding, weights.eps) == ('symmetric', 1e-5)
+    assert f"--padding same: '{path}' was trained with padding symmetric, which" in fails(
+        capsys, path, 'other.pth', '--padding', 'same')
+    convert(path, 'theirs.pth', '--to', 'torchvision', '--padding', 'symmetric')
+
+
+def _shapes(tensors):
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items()
+            if not key.endswith('num_batches_tracked')}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('library', ['mmpretrain', 'timm', 'torchvision'])
+def test_a_library_builds_the_variants_that_are_written_for_it(library, variant, monkeypatch):
+    from mmeffnet.engine.convert import BUILT
+    # mmpretrain takes numbers out of one, which the meta device has none of.
+    monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))
+    create = dict(timm=_of_timm, torchvision=_of_torchvision, mmpretrain=_of_mmpretrain)[library]
+    with torch.device('meta'):
+        ours = {f'backbone.{k}': v for k, v in EfficientNet(variant).state_dict().items()}
+        try:
+            theirs = _shapes(create(variant))
+        except (AssertionError, ValueError):
+            theirs = {}
+    if theirs:
+        layout = 'mmeffnet' if library == 'mmpretrain' else library
+        ours = _shapes(to_layout(ours, VARIANTS[variant].arch, layout))
+    assert (ours == theirs) == (variant in BUILT[library])
+
+
+def _of_timm(variant):
+    timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    networks = [timm.create_model(f'{tf}efficientnet_{variant}', num_classes=0).state_dict()
+                for tf in ('', 'tf_')]
+    assert _shapes(networks[0]) == _shapes(networks[1])
+    return networks[0]
+
+
+def _of_torchvision(variant):
+    from torchvision import models
+    state = models.get_model(f'efficientnet_{variant}').state_dict()
+    return {key: value for key, value in state.items() if not key.startswith('classifier.')}
+
+
+def _of_mmpretrain(variant):
+    from mmpretrain.models import EfficientNet as Theirs
+    return {f'backbone.{key}': value for key, value in Theirs(variant).state_dict().items()}
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
@@ -337,8 +423,10 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
     before = sorted(folder.iterdir())
     assert 'must end in .pth or .safetensors' in fails(capsys, 'theirs.pth', 'clean.bin')
     assert "the folder 'gone' does not exist" in fails(capsys, 'theirs.pth', 'gone/clean.pth')
-    assert 'torchvision has no blocks without' in fails(capsys, 'theirs.pth', 'clean.pth',
-                                                        '--to', 'torchvision')
+    for to in ('torchvision', 'mmpretrain'):
+        error = fails(capsys, 'theirs.pth', 'clean.pth', '--to', to)
+        assert f"'theirs.pth' is of lite0, and no network of {to} has its tensors" in error
+        assert 'choose --to mmeffnet or timm' in error
     assert "'gone.pth' does not exist" in fails(capsys, 'gone.pth', 'clean.pth')
     assert sorted(folder.iterdir()) == before
 

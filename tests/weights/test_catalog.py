@@ -7,10 +7,13 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmeffnet.errors import InputError
 from mmeffnet.variants import HALF_NORM, IMAGENET_NORM, VARIANTS
 from mmeffnet.weights import CATALOG, find, get_entry, identify, verify
+from mmeffnet.weights.sources import published
+from mmeffnet.weights.translate import translate
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHERS = ('mmpretrain', 'timm', 'torchvision', 'keras', 'tpu', 'lukemelas')
@@ -20,7 +23,7 @@ def test_every_publisher_is_there_and_every_variant_has_weights():
     assert {entry.name.split('_')[1].split('-')[0] for entry in CATALOG.values()} == set(
         PUBLISHERS)
     assert {entry.variant for entry in CATALOG.values()} == set(VARIANTS)
-    assert len(CATALOG) == 154
+    assert len(CATALOG) == 156
 
 
 @pytest.mark.parametrize('tool', ['make_catalog.py', 'make_metafiles.py'])
@@ -36,6 +39,35 @@ def test_generated_files_are_those_of_the_installed_libraries(tool):
     done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT / 'tools' / tool), '--check'],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_pruned_networks_of_timm_are_in_the_catalog_or_refused():
+    timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    others = [name for name in timm.list_pretrained('efficientnet*_pruned')
+              if not published(f'timm://{name}')]
+    assert others == [f'efficientnet_{variant}_pruned.in1k' for variant in ('b1', 'b2', 'b3')]
+    for name in others:
+        with torch.device('meta'):
+            network = timm.create_model(name)
+        with pytest.raises(InputError, match='the shapes of none of the networks'):
+            translate(network.state_dict(), name)
+
+
+@pytest.mark.parametrize('name', [name for name, entry in CATALOG.items() if 'pruned' in name])
+def test_the_settings_of_pruned_networks_are_those_of_timm(name):
+    timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    entry = get_entry(name)
+    with torch.device('meta'):
+        judge = timm.create_model(entry.source.removeprefix('timm://'))
+    assert type(judge.conv_stem) is torch.nn.Conv2d
+    assert judge.conv_stem.padding == (1, 1)
+    assert entry.padding == 'symmetric'
+    assert judge.bn1.eps == entry.eps
+    cfg = judge.pretrained_cfg
+    assert [255 * value for value in cfg['mean']] == pytest.approx(entry.norm.mean)
+    assert [255 * value for value in cfg['std']] == pytest.approx(entry.norm.std)
+    assert cfg['input_size'][1] == entry.resolution
+    assert cfg['crop_pct'] == entry.crop
 
 
 def test_mmpretrains_files_are_all_in_the_catalog():
@@ -73,6 +105,8 @@ def test_mmpretrains_files_are_all_in_the_catalog():
     ('efficientnet-b5_torchvision-v1_in1k', dict(eps=1e-3, scale=456)),
     ('efficientnet-b5_timm-sw_in12k', dict(classes=11821, scale=437)),
     ('efficientnet-b0_timm-ra4-e3600-r224_in1k', dict(norm=HALF_NORM, scale=256)),
+    ('efficientnet-es_timm-pruned_in1k', dict(top1=75.014, top5=92.446, digest='sha256:1b7248cf')),
+    ('efficientnet-el_timm-pruned_in1k', dict(top1=80.3, top5=95.222, resolution=300, scale=331)),
     ('efficientnet-b3_timm-tf-aa_in1k', dict(scale=331, digest='sha256:84b4657e'))])
 def test_entries_say_what_their_source_says(name, expected):
     entry = get_entry(name)
@@ -113,7 +147,7 @@ def test_a_file_that_is_not_the_published_one_is_refused(tmp_path):
     verify(path, entry)
     verify(path, replace(entry, digest='md5:' + hashlib.md5(b'weights').hexdigest()))
     with pytest.raises(InputError, match=f'the sha256 {digest[:8]}, and {entry.name} 00000000: '
-                                         'download it again, or rename the file'):
+                                         'remove it and download it again, or rename the'):
         verify(path, replace(entry, digest='sha256:00000000'))
-    with pytest.raises(InputError, match='has 7 bytes, and .* about 21,444,428: download'):
+    with pytest.raises(InputError, match='has 7 bytes, and .* about 21,444,428: remove it'):
         verify(path, replace(entry, size=21444428))

@@ -1,5 +1,7 @@
 """Files of weights: which kind they are, and what is refused."""
+import argparse
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,33 @@ from mmeffnet.weights.trained import trained
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match='gone.pth. does not exist'):
         read_checkpoint(tmp_path / 'gone.pth')
+
+
+@pytest.mark.parametrize(('files', 'line'), [
+    (['config.json', 'model.safetensors'], r'give the file of weights in it \(model.safetensors\)'),
+    (['saved_model.pb', 'variables/variables.index'], r'in it \(variables/variables.index\)'),
+    ([f'epoch_{i}.pth' for i in range(5)], r'epoch_0.pth, epoch_1.pth, epoch_2.pth or 2 more'),
+    (['notes.txt'], r'give a file of weights; there is none in it \(.pth, ')])
+def test_a_folder_is_told_from_a_missing_file(files, line, tmp_path):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b'x')
+    with pytest.raises(InputError, match=f"is a folder: .*{line}"):
+        read_checkpoint(tmp_path)
+
+
+def test_archives_of_others_are_not_called_damaged(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / 'script.pt')
+    with pytest.raises(InputError, match='script.pt. is a TorchScript program: save its state'):
+        read_checkpoint(tmp_path / 'script.pt')
+    with zipfile.ZipFile(tmp_path / 'net.keras', 'w') as archive:
+        archive.writestr('model.weights.h5', b'x')
+    with pytest.raises(InputError, match='net.keras. is an archive of Keras: unpack model.weights'):
+        read_checkpoint(tmp_path / 'net.keras')
+    torch.save({'a': torch.ones(1000)}, tmp_path / 'torn.pth')
+    (tmp_path / 'torn.pth').write_bytes((tmp_path / 'torn.pth').read_bytes()[:-300])
+    with pytest.raises(InputError, match='torn.pth. .* is truncated or damaged: remove it, and'):
+        read_checkpoint(tmp_path / 'torn.pth')
 
 
 def test_the_kind_is_told_by_content_and_not_by_name(tmp_path):
@@ -71,6 +100,20 @@ def test_arrays_of_numpy_are_read_beside_the_weights(array, tmp_path):
     assert found['dataset_meta']['classes'].tolist() == array
     named = trained(found)['names']
     assert named == tuple(map(str, array))
+
+
+def test_the_options_of_a_trainer_are_read_beside_the_weights(tmp_path):
+    options = argparse.Namespace(model='efficientnet_b0', lr=0.1, mean=[0.5] * 3, crop=None)
+    torch.save(dict(model=dict(a=torch.ones(1)), args=options), tmp_path / 'trainer.pth')
+    assert read_checkpoint(tmp_path / 'trainer.pth')['args'] == options
+
+
+@pytest.mark.parametrize('held', [Path(), print], ids=['an object', 'a function'])
+def test_options_that_hold_something_else_are_refused(held, tmp_path):
+    options = argparse.Namespace(lr=0.1, held=held)
+    torch.save(dict(model=dict(a=torch.ones(1)), args=options), tmp_path / 'trainer.pth')
+    with pytest.raises(InputError, match='trainer.pth. holds pickled objects besides weights'):
+        read_checkpoint(tmp_path / 'trainer.pth')
 
 
 def test_arrays_of_objects_are_refused_by_their_type(tmp_path):

@@ -1,9 +1,13 @@
 """What may differ between weights and a network, and what may not."""
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.errors import InputError
+from mmeffnet.models.loading import fit_backbone
+from mmeffnet.weights import load_weights
 from mmeffnet.weights.fit import fit_stem
 from mmeffnet.weights.translate import to_layout
 
@@ -58,6 +62,41 @@ def test_a_stem_for_other_channels_is_refused(state):
 def test_another_variant_is_named(state):
     with pytest.raises(InputError, match="is of variant 'lite0', and the config builds 'lite1'"):
         EfficientNet('lite1').load_state_dict(theirs(state))
+
+
+def test_our_own_keys_of_another_variant_are_refused_in_a_whole_model_too(state):
+    """MMEngine would load what fits and leave the rest random, with a warning."""
+    model = torch.nn.ModuleDict(dict(backbone=EfficientNet('lite1')))
+    with pytest.raises(InputError, match="is of variant 'lite0', and the config builds 'lite1'"):
+        model.load_state_dict({f'backbone.{k}': v for k, v in state.items()}, strict=False)
+    stem = {'backbone.layers.0.conv.weight': state['layers.0.conv.weight']}
+    model.load_state_dict(stem, strict=False)  # a part that is meant alone
+
+
+def test_the_stem_under_our_own_keys_is_fitted_too(state):
+    model = torch.nn.ModuleDict(dict(backbone=EfficientNet('lite0', in_channels=1)))
+    model.load_state_dict({f'backbone.{k}': v for k, v in state.items()}, strict=True)
+    rgb = state['layers.0.conv.weight']
+    assert rgb.shape[1] == 3
+    assert torch.equal(model['backbone'].layers[0].conv.weight, rgb.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize('change', [
+    dict(activation='ReLU'), dict(padding='symmetric'),
+    dict(stages=[replace(stage, name=f'my{i}') for i, stage in enumerate(ARCH.stages)])],
+    ids=lambda change: [*change][0])
+@pytest.mark.parametrize('known', [True, False])
+def test_a_variant_with_an_edited_field_loads_its_own_checkpoint(change, known, state, tmp_path):
+    network = EfficientNet(replace(ARCH, **change))
+    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'own.pth')
+    again = EfficientNet(replace(ARCH, **change))
+    weights = load_weights(tmp_path / 'own.pth', also=again.arch if known else None)
+    again.load_state_dict(fit_backbone(again, weights))
+    assert all(torch.equal(again.state_dict()[key], value)
+               for key, value in network.state_dict().items())
+    wider = EfficientNet(replace(ARCH, head=640))
+    with pytest.raises(InputError, match="of variant 'lite0', and the config builds another arch"):
+        fit_backbone(wider, load_weights(tmp_path / 'own.pth', also=wider.arch))
 
 
 def test_a_missing_tensor_is_named_with_the_variant(state):

@@ -1,6 +1,7 @@
 """The tables of names: each network is known by its shapes in every layout that has it."""
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,20 @@ def test_an_architecture_of_the_users_is_recognised_where_it_is_given():
     shapes = {f'{key}.weight': shape for key, shape in conv_shapes(arch).items()}
     assert recognise(shapes, OURS) == (None, None)
     assert recognise(shapes, OURS, also=arch) == (None, arch)
+
+
+@pytest.mark.parametrize('change', [
+    dict(activation='ReLU'), dict(padding='symmetric'),
+    dict(stages=[replace(stage, name=f'my{i}') for i, stage in
+                 enumerate(VARIANTS['b0'].arch.stages)])], ids=lambda change: [*change][0])
+@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=list(LAYOUTS))
+def test_an_architecture_with_a_variants_kernels_goes_before_it(layout, change):
+    edited = replace(VARIANTS['b0'].arch, **change)
+    assert edited != VARIANTS['b0'].arch
+    assert recognise(renamed('b0', layout), layout, also=edited) == ('b0', edited)
+    # One of other kernels, though of most of the variant's, does not.
+    wider = replace(edited, head=2048)
+    assert recognise(renamed('b0', layout), layout, also=wider) == ('b0', VARIANTS['b0'].arch)
 
 
 def test_the_tables_need_no_torch():

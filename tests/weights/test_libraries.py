@@ -139,3 +139,24 @@ def test_safetensors_load_by_init_cfg(tmp_path):
         type='Pretrained', checkpoint=str(tmp_path / 'model.safetensors'), prefix='backbone.'))
     backbone.init_weights()
     assert torch.equal(backbone.layers[0].conv.weight, network.conv_stem.weight)
+
+
+def test_a_backbone_of_timm_in_mmpretrain_keeps_its_classifier(tmp_path):
+    pytest.importorskip('timm', reason='timm is a judge, and not installed')
+    torch.manual_seed(0)
+    judge = MODELS.build(dict(
+        type='mmpretrain.ImageClassifier', neck=dict(type='mmpretrain.GlobalAveragePooling'),
+        backbone=dict(type='mmpretrain.TIMMBackbone', model_name='tf_efficientnet_b0'),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=CLASSES, in_channels=1280)))
+    peers.calibrated(nn.Sequential(Features(
+        judge, lambda image: judge.extract_feat(image, stage='backbone')[-1])))
+    judge.eval()
+    torch.save(dict(state_dict=judge.state_dict()), tmp_path / 'theirs.pth')
+    whole = classifier('b0', {}).double()
+    load_whole(tmp_path / 'theirs.pth', whole)
+    whole.eval()
+    image = peers.images(*SIZES[-1])
+    with torch.no_grad():
+        expected = logits(judge, image)
+        assert expected.std() > 1e-3
+        assert peers.relative_difference(logits(whole, image), expected) < 1e-10

@@ -1,18 +1,23 @@
 """Addresses of weights: where they lead, through MMEngine too, and what goes wrong on the way."""
+import json
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmeffnet import VARIANTS, EfficientNet
+from mmeffnet.engine.checkpoint import AnyWeightsHook
 from mmeffnet.errors import InputError
 from mmeffnet.registry import MODELS
+from mmeffnet.variants import Norm
 from mmeffnet.weights import CATALOG, addresses, load_weights, sources
+from mmeffnet.weights.files import statements
 from mmeffnet.weights.translate import to_layout
 
 
@@ -39,7 +44,7 @@ def cache(tmp_path, monkeypatch):
 
     def refuse(url, path, *args, **kwargs):
         raise OSError('no network in tests')
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    monkeypatch.setattr(addresses, 'fetch', refuse)
     (tmp_path / 'hub/checkpoints').mkdir(parents=True)
     return tmp_path / 'hub/checkpoints'
 
@@ -167,7 +172,7 @@ def test_files_behind_addresses_of_one_name_are_both_fetched(cache, monkeypatch)
     def fetch(address, path):
         state = whole('lite0', len(address.split('/')[-2]))
         torch.save(to_layout(state, VARIANTS['lite0'].arch, 'timm'), path)
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(addresses, 'fetch', fetch)
     classes = [load_weights(f'https://example.org/{run}/best.pth').classes
                for run in ('run', 'other-run', 'run')]
     assert classes == [3, 9, 3]
@@ -232,6 +237,63 @@ def test_mmengine_loads_foreign_files_by_our_address(tmp_path, classifier):
     with pytest.raises(InputError, match='would stay random.*mmeffnet://PATH'):
         load_checkpoint(MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=dict(
             type='mmeffnet.EfficientNet', arch='lite0'))), str(tmp_path / 'timm.pth'))
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A network of ours with a neck, saved in both kinds of files."""
+    model = torch.nn.ModuleDict(dict(backbone=EfficientNet('lite0'), neck=torch.nn.Linear(2, 2)))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'whole.pth')
+    save_file = pytest.importorskip('safetensors.torch', reason='is not installed').save_file
+    save_file(model.state_dict(), tmp_path / 'whole.safetensors')
+    torch.save({f'student.{key}': value for key, value in model.state_dict().items()},
+               tmp_path / 'inner.pth')
+    return model
+
+
+@pytest.mark.parametrize('address', ['mmeffnet://{}/whole.pth', '{}/whole.safetensors'])
+def test_what_lies_beside_our_network_is_loaded_too(address, detector, tmp_path):
+    model = torch.nn.ModuleDict(dict(backbone=EfficientNet('lite0'), neck=torch.nn.Linear(2, 2)))
+    load_checkpoint(model, address.format(tmp_path), strict=True)
+    assert all(torch.equal(model.state_dict()[key], value)
+               for key, value in detector.state_dict().items())
+
+
+def test_a_model_inside_another_keeps_its_keys(detector, tmp_path):
+    state = CheckpointLoader.load_checkpoint(f'mmeffnet://{tmp_path / "inner.pth"}')['state_dict']
+    assert state['student.neck.weight'].equal(detector['neck'].weight)
+    assert 'student.backbone.layers.0.conv.weight' in state
+    assert all(key.startswith('student.') for key in state)
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_what_a_file_states_reaches_who_loads_it_through_mmengine(suffix, tmp_path):
+    safetensors = pytest.importorskip('safetensors.torch', reason='is not installed')
+    path = tmp_path / f'stated.{suffix}'
+    norm = Norm(mean=(1., 2., 3.), std=(4., 5., 6.))
+    meta = dict(mmeffnet_weights='0', padding='symmetric', eps=1e-5, names=['a', 'b', 'c'],
+                mean=norm.mean, std=norm.std)
+    if suffix == 'pth':
+        torch.save(dict(state_dict=whole('lite0', 3), meta=meta), path)
+    else:
+        safetensors.save_file(whole('lite0', 3), path,
+                              {key: json.dumps(value) for key, value in meta.items()})
+    checkpoint = CheckpointLoader.load_checkpoint(f'mmeffnet://{path}')
+    assert statements(checkpoint) == dict(padding='symmetric', eps=1e-5, names=('a', 'b', 'c'),
+                                          norm=norm)
+
+
+def test_what_the_keys_of_a_library_tell_reaches_who_loads_it_through_mmengine(tmp_path, said):
+    """Once translated, they tell it no more."""
+    state = to_layout(whole('b0', 3), VARIANTS['b0'].arch, 'torchvision')
+    torch.save(state, tmp_path / 'theirs.pth')
+    source = f'mmeffnet://{tmp_path / "theirs.pth"}'
+    checkpoint = CheckpointLoader.load_checkpoint(source)
+    assert statements(checkpoint) == dict(padding='symmetric', eps=1e-5)
+    model = torch.nn.ModuleDict(dict(backbone=EfficientNet('b0')))
+    AnyWeightsHook().after_load_checkpoint(
+        SimpleNamespace(model=model, _resume=False, _load_from=source), checkpoint)
+    assert [line for line in said if 'was trained with padding symmetric where the' in line]
 
 
 def test_the_addresses_are_there_as_soon_as_a_model_is_built_in_any_process():
