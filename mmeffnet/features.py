@@ -4,13 +4,17 @@ No PyTorch here.
 """
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmeffnet.arch import Arch
+from mmeffnet.arch import Arch, nearest
 from mmeffnet.registry import TASK_UTILS
 from mmeffnet.scaling import ModelScaling
 from mmeffnet.variants import get_variant
+
+# How a config names the class of ``scaling``, where it does not leave it out.
+SCALINGS = (ModelScaling, 'ModelScaling', 'mmeffnet.ModelScaling')
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,11 @@ def resolve_arch(arch, scaling=None) -> Arch:
     """The architecture that ``arch`` and ``scaling`` of a config mean.
 
     Raises ValueError for an unknown variant (naming the nearest), for a wrong field of a
-    stage, and for scaling something that is scaled already.
+    stage or of ``scaling``, and for scaling something that is scaled already.
     """
     if isinstance(arch, Mapping):
         arch = Arch.from_dict(arch)
-    if isinstance(scaling, Mapping):
-        scaling = TASK_UTILS.build(scaling)
-    elif scaling is not None and not isinstance(scaling, ModelScaling):
-        raise ValueError(f"scaling={scaling!r} must be dict(type='mmeffnet.ModelScaling', ...)")
+    scaling = resolve_scaling(scaling)
     if isinstance(arch, Arch):
         return scaling.apply(arch) if scaling else arch
     variant = get_variant(arch)
@@ -89,6 +90,27 @@ def resolve_arch(arch, scaling=None) -> Arch:
         raise ValueError(f'arch={arch!r} is scaled already ({variant.scaling}); '
                          "scale a base variant: 'b0', 'es' or 'lite0'")
     return scaling.apply(variant.family)
+
+
+def resolve_scaling(scaling) -> ModelScaling | None:
+    """The scaling that ``scaling`` of a config means, whose ``type`` may be left out.
+
+    Raises ValueError for what is no scaling, and for a misspelt field (naming the nearest).
+    """
+    if scaling is None or isinstance(scaling, ModelScaling):
+        return scaling
+    if not isinstance(scaling, Mapping):
+        raise ValueError(f'scaling={scaling!r} must be a dict of the arguments of ModelScaling, '
+                         'such as dict(width=1.2, depth=1.4)')
+    if scaling.get('type', ModelScaling) not in SCALINGS:
+        return TASK_UTILS.build(scaling)
+    # MMEngine enters the scope of a config that is inherited by name.
+    given = {key: value for key, value in scaling.items() if key not in ('type', '_scope_')}
+    known = inspect.signature(ModelScaling).parameters
+    for key in given:
+        if key not in known:
+            raise ValueError(f'scaling: no field is called {key!r}{nearest(key, known)}')
+    return ModelScaling(**given)
 
 
 def check_indices(out_indices, total: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import InitVar, dataclass, replace
 from fractions import Fraction
+from numbers import Integral
 
 from mmeffnet.arch import Arch
 
@@ -87,8 +88,10 @@ class ModelScaling:
         _check_positive(width=self.width, depth=self.depth, resolution=self.resolution,
                         divisor=self.divisor)
         for name in ('resolution', 'divisor'):
-            if getattr(self, name) != int(getattr(self, name)):
-                raise ValueError(f'{name}={getattr(self, name)!r} must be a whole number')
+            value = getattr(self, name)
+            if value != int(value):
+                raise ValueError(f'{name}={value!r} must be a whole number')
+            object.__setattr__(self, name, int(value))  # 240.0, or a number of numpy
         if not 0 < self.round_limit <= 1:
             raise ValueError(f'round_limit={self.round_limit!r} must be above 0, at most 1')
 
@@ -140,7 +143,7 @@ def _exact(number) -> Fraction:
 
 def _check_positive(**values) -> None:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (float, Integral)) or not value > 0:
             raise ValueError(f'{name}={value!r} must be a number above 0')
         if math.isinf(value):
             raise ValueError(f'{name}={value!r} must be finite')

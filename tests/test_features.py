@@ -7,7 +7,7 @@ import torch
 from peers import TINY
 
 import mmeffnet.features
-from mmeffnet import VARIANTS, EfficientNet, ModelScaling, feature_info
+from mmeffnet import VARIANTS, EfficientNet, ModelScaling, complexity, feature_info
 
 # timm has no network of this name without weights of the authors' first release.
 TIMM_NAMES = [f'tf_efficientnet_{name}' for name in VARIANTS]
@@ -51,6 +51,29 @@ def test_scaling_of_a_config_counts():
     scaled = feature_info('b0', scaling=dict(type='mmeffnet.ModelScaling', width=1.2, depth=1.4))
     assert scaled == feature_info('b0', scaling=ModelScaling(width=1.2, depth=1.4))
     assert scaled.channels == feature_info('b3').channels
+
+
+def test_scaling_without_a_type_is_that_of_ours():
+    assert feature_info('b0', scaling=dict(width=1.2, depth=1.4)).channels == feature_info(
+        'b3').channels
+    assert complexity('b0', scaling=dict(phi=7)).size == (596, 596)  # 224 x 1.15**7
+
+
+def test_scaling_of_a_config_with_a_scope_counts():
+    # As MMEngine leaves it in a config that is inherited by name.
+    scaling = dict(type='mmeffnet.ModelScaling', width=1.2, _scope_='mmeffnet')
+    assert feature_info('b0', scaling=scaling) == feature_info('b0', scaling=dict(width=1.2))
+
+
+@pytest.mark.parametrize('kind', [{}, dict(type='mmeffnet.ModelScaling')])
+def test_a_misspelt_field_of_scaling_is_refused_with_the_nearest(kind):
+    with pytest.raises(ValueError, match="^scaling: no field is called 'widht'; did you mean 'wi"):
+        feature_info('b0', scaling=dict(widht=1.2, **kind))
+
+
+def test_scaling_that_is_no_dict_is_refused():
+    with pytest.raises(ValueError, match=r'scaling=1\.2 must be a dict of the arguments of Model'):
+        feature_info('b0', scaling=1.2)
 
 
 def test_table_in_the_docstring_is_what_is_printed():

@@ -1,6 +1,7 @@
 """Compound scaling: rounding, the formula against the table, and what scaling keeps."""
 import math
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import TASK_UTILS
@@ -111,6 +112,14 @@ def test_infinite_factor_is_refused():
 def test_half_a_pixel_is_refused():
     with pytest.raises(ValueError, match=r'resolution=224\.5 must be a whole number'):
         ModelScaling(resolution=224.5)
+
+
+@pytest.mark.parametrize('kind', [float, np.int64, np.float64])
+def test_whole_numbers_of_any_kind_are_whole_numbers(kind):
+    scaling = ModelScaling(width=1.1, resolution=kind(240), divisor=kind(8))
+    assert scaling == ModelScaling(width=1.1, resolution=240, divisor=8)
+    assert (type(scaling.resolution), type(scaling.divisor)) == (int, int)
+    assert scaling.apply(MBCONV).head == 1408  # 1280 x 1.1
 
 
 @pytest.mark.parametrize('limit', [0, 1.1])

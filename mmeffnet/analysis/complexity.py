@@ -16,11 +16,12 @@ and reads 2 to 5 % more than multiply-adds.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from numbers import Integral
 
 from mmeffnet.arch import Arch, Block
-from mmeffnet.features import resolve_arch
+from mmeffnet.features import resolve_arch, resolve_scaling
 from mmeffnet.variants import VARIANTS
 
 Size = tuple[int, int]  # height, width
@@ -136,8 +137,7 @@ def complexity(arch='b0', resolution: int | Size | None = None, *, scaling=None,
 def _own_resolution(arch, scaling) -> int:
     if scaling is not None:
         # Built once more: a config's dict says no resolution by itself.
-        from mmeffnet.registry import TASK_UTILS
-        return (TASK_UTILS.build(scaling) if isinstance(scaling, dict) else scaling).resolution
+        return resolve_scaling(scaling).resolution
     if isinstance(arch, str):
         return VARIANTS[arch].resolution
     raise ValueError('resolution=None: an architecture has no resolution of its own; give one')
@@ -145,11 +145,12 @@ def _own_resolution(arch, scaling) -> int:
 
 def image_size(resolution) -> Size:
     """Height and width that ``resolution`` means; ValueError for what is no size."""
-    size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-    if len(size) != 2 or any(not isinstance(s, int) or isinstance(s, bool) or s < 1
+    size = tuple(resolution) if isinstance(resolution, Iterable) else (resolution, resolution)
+    if len(size) != 2 or any(not isinstance(s, Integral) or isinstance(s, bool) or s < 1
                              for s in size):
-        raise ValueError(f'resolution={resolution!r} must be pixels above 0, one number or two')
-    return size
+        raise ValueError(f'resolution={resolution!r} must be whole pixels above 0, one number or '
+                         'two')
+    return int(size[0]), int(size[1])
 
 
 def _layers(arch: Arch, size: Size, in_channels: int, output_stride: int | None

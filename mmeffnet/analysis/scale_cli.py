@@ -16,6 +16,7 @@ from mmeffnet.variants import VARIANTS, Variant, get_variant
 
 UNITS = {'': 1, 'K': 1e3, 'M': 1e6, 'G': 1e9, 'T': 1e12}
 SECONDS = {'s': 1, 'ms': 1e-3, 'us': 1e-6}
+CLASSES = 1000  # of the paper's recipe
 DESCRIPTION = """Scale depth, width and resolution of a network together.
 
 Without --phi, a factor or a target the network itself is shown. Targets keep the ratio of
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         add(f'--{name}', type=float, default=value, help=f'{value} by default')
     add('--resolution-step', type=int, default=Ratio.step, metavar='PX',
         help='with --phi or a target: sides are multiples of it; 4 by default')
-    add('--classes', type=int, default=1000, metavar='N', help='1000 by default')
+    add('--classes', type=int, metavar='N', help=f"the base config's by default, {CLASSES}")
     add('--device', help='for --target-latency; CUDA where there is one')
     add('--batch', type=int, metavar='N', help="images on each device; the base config's")
     add('--devices', type=int, default=8, metavar='N', help='how many train; 8 by default')
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> None:
         print(table())
         return
     _check(args)
+    if args.classes is None:
+        args.classes = _classes(args.base) if args.base else CLASSES
     scaled = scale(args)
     title = f'{args.arch}' if scaled.scaling is None else (
         f'{args.arch} scaled: width {scaled.scaling.width:.6g}, depth {scaled.scaling.depth:.6g}')
@@ -235,13 +238,20 @@ def _base(scaled: Scaled, args: argparse.Namespace) -> str:
     return args.base or BASES[VARIANTS[scaled.base].family]
 
 
+def _classes(base: str) -> int:
+    from mmeffnet.analysis.scaled_config import base_config
+    head = (base_config(base).get('model') or {}).get('head') or {}
+    return head.get('num_classes', CLASSES)
+
+
 def write_config(scaled: Scaled, batch: int, args: argparse.Namespace) -> None:
     """--out: the config, and how to train with it."""
     from mmeffnet.analysis.scaled_config import Recipe, dropout, write
     variant = VARIANTS[scaled.base]
     rate = variant.dropout if scaled.scaling is None else dropout(
         variant, complexity(scaled.arch, scaled.resolution).multiply_adds)
-    write(Recipe(arch=scaled.base, scaling=scaled.scaling, resolution=scaled.resolution,
-                 dropout=rate, head=scaled.arch.head, base=_base(scaled, args), batch=batch,
-                 devices=args.devices), args.out)
-    print(f'\nwritten: {args.out}. Train with: tools/train.py {args.out}')
+    notes = write(Recipe(
+        arch=scaled.base, scaling=scaled.scaling, resolution=scaled.resolution, dropout=rate,
+        head=scaled.arch.head, base=_base(scaled, args), batch=batch, classes=args.classes,
+        devices=args.devices), args.out)
+    print(f'\nwritten: {args.out}. Train with: tools/train.py {args.out}', *notes, sep='\n')

@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmeffnet.analysis.complexity import complexity
+from mmeffnet.analysis.resizing import TRAIN, VAL, resized
 from mmeffnet.engine.config import load_config
 from mmeffnet.errors import InputError
+from mmeffnet.features import resolve_arch
 from mmeffnet.files import whole
 from mmeffnet.plugin import MIM
 from mmeffnet.scaling import ModelScaling
@@ -18,11 +21,8 @@ from mmeffnet.variants import DROP_PATH_RATE, EDGE, LITE, MBCONV, VARIANTS, Vari
 BASES = {MBCONV: 'efficientnet/efficientnet-b0_8xb256-paper_in1k.py',
          EDGE: 'efficientnet_edgetpu/efficientnet-es_8xb256-paper_in1k.py',
          LITE: 'efficientnet_lite/efficientnet-lite0_8xb256-paper_in1k.py'}
-# Transforms that know the size of their output, and the argument that says it.
-SIZED = {'mmeffnet.LoadRandomCrop': 'scale', 'mmeffnet.LoadEncodedRandomCrop': 'scale',
-         'EfficientNetRandomCrop': 'scale', 'RandomResizedCrop': 'scale', 'Resize': 'scale',
-         'ResizeEdge': 'scale', 'EfficientNetCenterCrop': 'crop_size', 'CenterCrop': 'crop_size',
-         'RandomCrop': 'crop_size'}
+# The parts of a model that are scaled, and the types whose arguments do it.
+PARTS = {'backbone': 'mmeffnet.EfficientNet', 'head': 'mmeffnet.EfficientNetHead'}
 
 
 def dropout(family: Variant, multiply_adds: int) -> float:
@@ -45,7 +45,7 @@ class Recipe:
     """What a written config says beside the data.
 
     arch: a name of VARIANTS. scaling: None where ``arch`` is scaled already. batch: images on
-    each device, None for those of the base. devices: None for those of the base's name.
+    each device, classes: of the data, None for those of the base. devices: how many train.
     """
     arch: str
     scaling: ModelScaling | None
@@ -54,14 +54,31 @@ class Recipe:
     head: int
     base: str
     batch: int | None = None
+    classes: int | None = None
     devices: int = 8
 
 
-def write(recipe: Recipe, path: Path) -> None:
-    """Write the config to ``path``, whole or not at all; InputError for a base that won't do."""
-    text = text_of(recipe, path.parent)
+def write(recipe: Recipe, path: Path) -> list[str]:
+    """Write the config to ``path``, whole or not at all; InputError for a base that won't do.
+
+    Gives what is to be known of it, a line each.
+    """
+    cfg = base_config(recipe.base)
+    for part, kind in PARTS.items():
+        given = ((cfg.get('model') or {}).get(part) or {}).get('type')
+        if given != kind:
+            raise InputError(f'--base {recipe.base!r}: its {part} is {given!r}, and only {kind!r} '
+                             'is scaled here')
+    dropped = _for_other_weights(recipe, cfg)
+    title = (f'# {recipe.arch} scaled: written by tools/scale.py. Not trained by whoever wrote it.'
+             if recipe.scaling else f'# {recipe.arch}: written by tools/scale.py.')
+    lines = [title, f'_base_ = {_reference(recipe.base, path.parent)!r}', '',
+             *_model(recipe, cfg, dropped), *_data(recipe, cfg), *_schedule(recipe, cfg)]
+    if 'load_from' in dropped:
+        lines.append('load_from = None')
     with whole(path) as part:
-        part.write_text(text)
+        part.write_text('\n'.join([*lines, '']))
+    return list(_notes(recipe, cfg, dropped))
 
 
 def base_config(base: str):
@@ -70,73 +87,89 @@ def base_config(base: str):
     return load_config(str(shipped if shipped.is_file() else base))
 
 
-def text_of(recipe: Recipe, folder: Path) -> str:
-    """The lines of the config, as they lie in ``folder``."""
-    cfg = base_config(recipe.base)
-    backbone = (cfg.get('model') or {}).get('backbone') or {}
-    if backbone.get('type') != 'mmeffnet.EfficientNet':
-        raise InputError(f'--base {recipe.base!r}: its backbone is {backbone.get("type")!r}, and '
-                         "only 'mmeffnet.EfficientNet' is scaled here")
-    batch = recipe.batch or cfg.train_dataloader.batch_size
-    total = batch * recipe.devices
-    rate = _learning_rate(cfg, recipe.base, total)
-    pipelines = {part: cfg[f'{part}_dataloader'].dataset.pipeline for part in ('train', 'val')}
-    side = _side(pipelines['val'], recipe.base)
-    train, test = (_lines(pipelines[part], recipe.resolution / side) for part in pipelines)
+def _for_other_weights(recipe: Recipe, cfg) -> dict[str, int | None]:
+    """What of the base goes with weights of another network, and what is written in its place."""
+    backbone = cfg.model.backbone
+    try:
+        if resolve_arch(backbone.get('arch', 'b0'), backbone.get('scaling')) == resolve_arch(
+                recipe.arch, recipe.scaling):
+            return {}
+    except ValueError as error:
+        raise InputError(f'--base {recipe.base!r}: {error}') from error
+    initial = backbone.get('init_cfg') or []
+    loads = any('checkpoint' in part
+                for part in ([initial] if isinstance(initial, Mapping) else initial))
+    found = {'init_cfg': (loads, None), 'frozen_stages': (backbone.get('frozen_stages'), 0),
+             'load_from': (cfg.get('load_from'), None)}
+    return {name: instead for name, (there, instead) in found.items() if there}
+
+
+def _notes(recipe: Recipe, cfg, dropped) -> Iterator[str]:
+    if dropped:
+        yield (f'not inherited: {", ".join(dropped)}; the weights that {recipe.base} is for are '
+               'those of another network')
+    if recipe.classes not in (None, cfg.model.head.num_classes):
+        yield (f'{recipe.base} is for {cfg.model.head.num_classes} classes: name data sets of '
+               f'{recipe.classes} in the config before training')
+
+
+def _model(recipe: Recipe, cfg, dropped) -> list[str]:
+    """Backbone and head, and the classes wherever the base has them."""
     scaling = recipe.scaling and (
-        f"dict(\n            type='mmeffnet.ModelScaling', width={recipe.scaling.width!r}, "
+        f"dict(\n            {'_delete_=True, ' if 'scaling' in cfg.model.backbone else ''}"
+        f"type='mmeffnet.ModelScaling', width={recipe.scaling.width!r}, "
         f'depth={recipe.scaling.depth!r},\n            resolution={recipe.resolution})')
+    more = ''.join(f', {name}={value}' for name, value in dropped.items() if name != 'load_from')
+    classes = recipe.classes or cfg.model.head.num_classes
     lines = [
-        f'# {recipe.arch} scaled: written by tools/scale.py. Not trained by whoever wrote it.'
-        if scaling else f'# {recipe.arch}: written by tools/scale.py.',
-        f'_base_ = {_reference(recipe.base, folder)!r}', '',
         'model = dict(',
-        f'    backbone=dict(arch={recipe.arch!r}, drop_path_rate={DROP_PATH_RATE}'
-        + (f', scaling={scaling}),' if scaling else '),'),
-        f'    head=dict(in_channels={recipe.head}, dropout={recipe.dropout}))',
-        f'train_pipeline = {train}', f'test_pipeline = {test}',
-        f'train_dataloader = dict(batch_size={batch}, dataset=dict(pipeline=train_pipeline))',
+        f'    backbone=dict(arch={recipe.arch!r}, drop_path_rate={DROP_PATH_RATE}{more}, '
+        f'scaling={scaling}),',
+        f'    head=dict(in_channels={recipe.head}, dropout={recipe.dropout}, '
+        f'num_classes={classes}))']
+    if 'num_classes' in (cfg.model.get('data_preprocessor') or {}):
+        lines.insert(1, f'    data_preprocessor=dict(num_classes={classes}),')
+    if 'num_classes' in (cfg.get('data_preprocessor') or {}):
+        lines.append(f'data_preprocessor = dict(num_classes={classes})')
+    return lines
+
+
+def _data(recipe: Recipe, cfg) -> list[str]:
+    """Pipelines, and what else holds transforms, for the images of the network."""
+    rows = {place: _lines(found)
+            for place, found in resized(cfg, recipe.base, recipe.resolution).items()}
+    return [
+        f'train_pipeline = {rows.pop(TRAIN)}', f'test_pipeline = {rows.pop(VAL)}',
+        f'train_dataloader = dict(batch_size={_batch(recipe, cfg)}, '
+        'dataset=dict(pipeline=train_pipeline))',
         'val_dataloader = dict(dataset=dict(pipeline=test_pipeline))',
         'test_dataloader = val_dataloader',
-        f'optim_wrapper = dict(optimizer=dict(lr={rate!r}))  # for {total} images a step',
-        f'auto_scale_lr = dict(base_batch_size={total})', '']
-    return '\n'.join(lines)
+        *(f'{place} = {found}' for place, found in rows.items())]
 
 
-def _learning_rate(cfg, base: str, total: int) -> float:
+def _schedule(recipe: Recipe, cfg) -> list[str]:
     """The base's learning rate, in proportion to the images of a step."""
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     images = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if not optimizer.get('lr') or not images:
-        raise InputError(f'--base {base!r}: it has no optim_wrapper.optimizer.lr with '
+        raise InputError(f'--base {recipe.base!r}: it has no optim_wrapper.optimizer.lr with '
                          'auto_scale_lr.base_batch_size, so no learning rate can be set')
-    return float(f'{optimizer["lr"] * total / images:.6g}')
+    total = _batch(recipe, cfg) * recipe.devices
+    rate = float(f'{optimizer["lr"] * total / images:.6g}')
+    return [f'optim_wrapper = dict(optimizer=dict(lr={rate!r}))  # for {total} images a step',
+            f'auto_scale_lr = dict(base_batch_size={total})']
 
 
-def _side(pipeline, base: str) -> int:
-    """What the last transform that sets a size makes of an image, in pixels."""
-    sizes = [t[SIZED[t['type']]] for t in pipeline if t['type'] in SIZED]
-    if not sizes:
-        raise InputError(f'--base {base!r}: no transform of its validation sets a size; known are '
-                         f'{", ".join(SIZED)}')
-    return sizes[-1] if isinstance(sizes[-1], int) else sizes[-1][0]
+def _batch(recipe: Recipe, cfg) -> int:
+    return recipe.batch or cfg.train_dataloader.batch_size
 
 
-def _lines(pipeline, factor: float) -> str:
-    """A pipeline with its sizes scaled, as Python."""
-    rows = []
-    for transform in pipeline:
-        row = dict(transform)
-        key = SIZED.get(row['type'])
-        if key:
-            row[key] = (round(row[key] * factor) if isinstance(row[key], int)
-                        else tuple(round(value * factor) for value in row[key]))
-        rows.append(f'    dict({", ".join(f"{k}={_python(v)}" for k, v in row.items())}),\n')
-    return f'[\n{"".join(rows)}]'
-
-
-def _python(value) -> str:
-    return repr(value.to_dict() if hasattr(value, 'to_dict') else value)
+def _lines(rows) -> str:
+    """A list of dicts as Python, one a line."""
+    inside = ''.join(
+        f'    dict({", ".join(f"{name}={value!r}" for name, value in row.items())}),\n'
+        for row in rows)
+    return f'[\n{inside}]'
 
 
 def _reference(base: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmeffnet.analysis.scaled_config import SIZED
+from mmeffnet.analysis.resizing import resized
 from mmeffnet.arch import Arch
 from mmeffnet.engine import adjust
 from mmeffnet.engine.config import load_config
@@ -46,14 +46,9 @@ def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int)
             cfg.get('param_scheduler'), list):
         raise InputError(f'config {base!r}: trials need the backbone mmeffnet.EfficientNet and a '
                          'list of param_scheduler')
-    cfg.model.backbone.arch = arch.to_dict()
+    cfg.model.backbone.update(arch=arch.to_dict(), scaling=None)
     cfg.model.head.update(arch=None, in_channels=arch.head, dropout=0.2)
-    for part in ('train', 'val', 'test'):
-        for transform in cfg[f'{part}_dataloader'].dataset.pipeline:
-            key = SIZED.get(transform['type'])
-            if key:
-                transform[key] = (resolution if isinstance(transform[key], int)
-                                  else (resolution, resolution))
+    cfg.merge_from_dict(resized(cfg, base, resolution))
     whole = cfg.train_cfg.max_epochs
     for scheduler in cfg.param_scheduler:
         for key in ('begin', 'end'):

@@ -66,7 +66,8 @@ class EfficientNet(BaseModule):
             :func:`mmeffnet.weights.load_weights` reads, with or without ``prefix``.
         in_channels (int): Channels of the input. Defaults to 3.
         scaling (dict | ModelScaling, optional): Compound scaling to apply to ``arch``, which
-            must be unscaled: a base variant ('b0', 'es', 'lite0') or an architecture.
+            must be unscaled: a base variant ('b0', 'es', 'lite0') or an architecture. A dict has
+            the arguments of :class:`mmeffnet.ModelScaling`; its type may be left out.
         output_stride (int, optional): Stride that no output exceeds, 8 or 16 for segmentation:
             stages that would exceed it are dilated in place of strided, with the same weights.
             Defaults to None, the strides of the architecture.

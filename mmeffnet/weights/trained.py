@@ -117,9 +117,10 @@ def _arch(backbone: Mapping) -> Arch | None:
             return None
         scaling = backbone.get('scaling')
         if scaling:  # not by a registry, which would import and call what the file says
-            if bare(scaling['type']) != 'ModelScaling':
+            if bare(scaling.get('type', 'ModelScaling')) != 'ModelScaling':
                 return None
-            scaling = ModelScaling(**{key: scaling[key] for key in scaling.keys() - {'type'}})
+            scaling = ModelScaling(**{key: scaling[key] for key in
+                                      scaling.keys() - {'type', '_scope_'}})
         return resolve_arch(backbone.get('arch', 'b0'), scaling)
     except (LookupError, TypeError, ValueError, AttributeError):
         return None

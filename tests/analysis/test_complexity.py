@@ -122,8 +122,10 @@ def test_closed_form_needs_no_torch():
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (dict(arch='b9'), "arch='b9' is not a variant"),
-    (dict(resolution=0), 'resolution=0 must be pixels above 0'),
-    (dict(resolution=(64, 1.5)), r'resolution=\(64, 1.5\) must be pixels above 0'),
+    (dict(resolution=0), 'resolution=0 must be whole pixels above 0'),
+    (dict(resolution=224.0), 'resolution=224.0 must be whole pixels above 0'),
+    (dict(resolution='64'), "resolution='64' must be whole pixels above 0"),
+    (dict(resolution=(64, 1.5)), r'resolution=\(64, 1.5\) must be whole pixels above 0'),
     (dict(arch=TINY), 'an architecture has no resolution of its own'),
     (dict(num_classes=0), 'num_classes=0 must be a whole number above 0'),
     (dict(output_stride=5), 'output_stride=5 must be None or one of the strides')])

@@ -3,13 +3,17 @@ import math
 import re
 
 import pytest
+import torch
 from conftest import run_tool
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
 
 import mmeffnet
 from mmeffnet.analysis import scale_cli
 from mmeffnet.analysis.complexity import complexity
-from mmeffnet.analysis.scaled_config import dropout
+from mmeffnet.analysis.resizing import resized
+from mmeffnet.analysis.scaled_config import BASES, base_config, dropout
 from mmeffnet.analysis.targets import Found, Ratio, nearest
 from mmeffnet.engine import cli, run
 from mmeffnet.variants import VARIANTS
@@ -107,7 +111,7 @@ def test_the_batch_is_halved_until_it_fits(scale):
 def test_a_latency_is_measured_here(scale, monkeypatch):
     from mmeffnet.analysis import latency
     real = latency.latency(mmeffnet.ModelScaling(width=0.3, depth=0.2).apply(
-        VARIANTS['b0'].arch), 64, __import__('torch').device('cpu'))
+        VARIANTS['b0'].arch), 64, torch.device('cpu'))
     assert 0 < real < 10
     # The search is the same for every clock; a real one would take turns with other work.
     monkeypatch.setattr(latency, 'latency', lambda arch, resolution, *_: complexity(
@@ -144,16 +148,10 @@ def test_a_written_config_has_sizes_batch_and_rate(scale, tmp_path):
 
 @pytest.mark.parametrize('arch', ['lite0', 'es', 'b1'])
 def test_a_config_of_each_family_builds_what_was_shown(arch, scale, tmp_path):
-    import torch
-    from mmengine.registry import init_default_scope
-    from mmpretrain.registry import MODELS
     wanted = [] if arch == 'b1' else ['--width', 0.5]
     out = scale('--arch', arch, *wanted, '--out', tmp_path / 'c.py')
-    cfg = Config.fromfile(tmp_path / 'c.py')
-    init_default_scope('mmpretrain')
-    with torch.device('meta'):
-        model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
-    assert f'{sum(p.numel() for p in model.parameters()):,}' in out.replace(' ', '\n')
+    _, model = built(tmp_path / 'c.py')
+    assert f'{parameters(model):,}' in out.replace(' ', '\n')
 
 
 def test_a_written_config_trains(scale, tmp_path, monkeypatch):
@@ -167,6 +165,112 @@ def test_a_written_config_trains(scale, tmp_path, monkeypatch):
         'small.py', '--work-dir', 'out', '--cfg-options', 'train_cfg.max_epochs=1',
         'train_dataloader.dataset.indices=32', 'val_dataloader.dataset.indices=32']))
     assert list((tmp_path / 'out').glob('epoch_1.pth'))
+
+
+SMALL = ['--width', 0.5, '--depth', 0.1]  # memory is counted by running the network
+
+
+def built(path):
+    """The config of a file, and its classifier without memory."""
+    cfg = Config.fromfile(path)
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
+    return cfg, model
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(('argv', 'classes'), [
+    (['--classes', 20], 20),
+    (['--base', 'finetune/efficientnet-b0_custom.py'], 2),
+    (['--base', 'quickstart/efficientnet-b0_digits.py'], 10),
+    (['--base', 'quickstart/efficientnet-b0_digits.py', '--classes', 12], 12)])
+def test_a_written_config_has_the_classes_that_were_counted(argv, classes, scale, tmp_path):
+    out = scale(*SMALL, *argv, '--out', tmp_path / 'c.py')
+    cfg, model = built(tmp_path / 'c.py')
+    assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == classes
+    count = complexity('b0', scaling=dict(width=0.5, depth=0.1),
+                       num_classes=classes).parameters
+    assert parameters(model) == count
+    assert re.search(rf'^total +{count:,} ', out, re.M)
+    assert ('classes: name data sets of' in out) == ('--classes' in argv)
+
+
+def test_the_recipes_that_are_inherited_have_the_classes_of_the_help():
+    for base in BASES.values():
+        assert base_config(base).model.head.num_classes == scale_cli.CLASSES
+
+
+def test_classes_of_a_preprocessor_inside_the_model_follow(scale, tmp_path):
+    (tmp_path / 'base.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
+        "model = dict(data_preprocessor=dict(num_classes=1000))\n")
+    scale(*SMALL, '--base', tmp_path / 'base.py', '--classes', 7, '--out', tmp_path / 'c.py')
+    assert Config.fromfile(tmp_path / 'c.py').model.data_preprocessor.num_classes == 7
+
+
+def test_pipelines_that_a_hook_exchanges_are_scaled_too(scale, tmp_path):
+    base = 'efficientnet/efficientnet-b0_8xb256-progressive_in1k.py'
+    scale(*SMALL, '--resolution', 296, '--base', base, '--out', tmp_path / 'c.py')
+    cfg, before = Config.fromfile(tmp_path / 'c.py'), base_config(base)
+    sizes = [cfg.train_dataloader.dataset.pipeline[0].scale, *(
+        stage.train_pipeline[0].scale for stage in cfg.custom_hooks[1].schedule)]
+    assert sizes == [169, 211, 254, 296]  # 128, 160, 192 and 224 times 296 / 224
+    assert cfg.test_dataloader.dataset.pipeline[1].crop_size == 296
+    assert cfg.custom_hooks[0] == before.custom_hooks[0]
+    for stage, old in zip(cfg.custom_hooks[1].schedule, before.custom_hooks[1].schedule):
+        assert stage.train_pipeline[1:] == old.train_pipeline[1:]
+        assert (stage.action_epoch, stage.batch_augments) == (old.action_epoch, old.batch_augments)
+
+
+def test_weights_for_another_network_are_not_inherited(scale, tmp_path):
+    base = 'finetune/efficientnet-lite0_custom.py'
+    out = scale('--arch', 'lite0', *SMALL, '--base', base, '--out', tmp_path / 'c.py')
+    assert f'\nnot inherited: init_cfg, frozen_stages; the weights that {base} is for' in out
+    cfg, model = built(tmp_path / 'c.py')
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert [part['type'] for part in model.backbone.init_cfg] == [
+        'mmeffnet.FanOutNormal', 'Constant']
+    # The network of the base itself keeps them, at any size of its images.
+    out = scale('--arch', 'lite0', '--resolution', 192, '--base', base, '--out', tmp_path / 'c.py')
+    cfg = Config.fromfile(tmp_path / 'c.py')
+    assert 'not inherited' not in out
+    assert cfg.model.backbone.init_cfg.type == 'Pretrained'
+    assert cfg.model.backbone.frozen_stages == 2
+
+
+@pytest.mark.parametrize('argv', [['--arch', 'b0'], SMALL])
+def test_the_scaling_of_a_base_is_not_added_to_that_asked_for(argv, scale, tmp_path):
+    (tmp_path / 'base.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
+        "model = dict(backbone=dict(scaling=dict(phi=1, divisor=16)))\nload_from = 'w.pth'\n")
+    out = scale(*argv, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
+    cfg, model = built(tmp_path / 'c.py')
+    assert f'{parameters(model):,}' in out.replace(' ', '\n')
+    assert cfg.load_from is None
+    assert 'not inherited: load_from;' in out
+
+
+def test_a_prefix_hides_no_transform_and_others_keep_their_sizes(tmp_path):
+    cfg = Config(dict(
+        train_dataloader=dict(dataset=dict(pipeline=[
+            dict(type='mmcv.RandomApply', transforms=[dict(type='mmpretrain.CenterCrop',
+                                                           crop_size=(128, 64))]),
+            dict(type='Resize', scale_factor=2), dict(type='RandomErasing', scale=8)])),
+        val_dataloader=dict(dataset=dict(pipeline=[
+            dict(type='mmpretrain.ResizeEdge', scale=256),
+            dict(type='CenterCrop', crop_size=224)])),
+        tta_pipeline=[dict(type='TestTimeAug', transforms=[[dict(type='Resize', scale=224)]])]))
+    train, val, beside = resized(cfg, 'base.py', 112).values()
+    assert train == [
+        dict(type='mmcv.RandomApply', transforms=[dict(type='mmpretrain.CenterCrop',
+                                                       crop_size=(64, 32))]),
+        dict(type='Resize', scale_factor=2), dict(type='RandomErasing', scale=8)]
+    assert [val[0]['scale'], val[1]['crop_size']] == [128, 112]
+    assert beside[0]['transforms'][0][0]['scale'] == 112
 
 
 # What is refused.
@@ -200,6 +304,20 @@ def test_a_base_that_is_no_efficientnet_is_refused(refused, tmp_path):
     assert "its backbone is 'ResNet'" in refused(
         '--base', tmp_path / 'r.py', '--out', tmp_path / 'c.py')
     assert not (tmp_path / 'c.py').exists()
+
+
+def test_a_base_without_the_head_of_ours_is_refused(refused, tmp_path):
+    assert "its head is None, and only 'mmeffnet.EfficientNetHead' is scaled here" in refused(
+        *SMALL, '--base', 'detection/retinanet_effb0_fpn_1x_coco.py', '--out', tmp_path / 'c.py')
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+def test_a_base_whose_sizes_are_not_known_is_refused(part, refused, tmp_path):
+    (tmp_path / 'base.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
+        f"{part}_dataloader = dict(dataset=dict(pipeline=[dict(type='Albu', size=224)]))\n")
+    assert f'no transform of {part}_dataloader.dataset.pipeline sets a size; known are' in refused(
+        *SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
 
 
 def test_the_shipped_tool_starts(tmp_path):

@@ -220,6 +220,19 @@ def test_a_run_trains_for_real(tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+def test_a_trial_has_its_network_and_size_alone(tmp_path):
+    (tmp_path / 'base.py').write_text(
+        "_base_ = 'mmeffnet::quickstart/efficientnet-b0_digits.py'\n"
+        'model = dict(backbone=dict(scaling=dict(width=2)))\n'
+        "test_pipeline = [dict(type='ResizeEdge', scale=80), dict(type='CenterCrop', crop_size=64)]"
+        '\nval_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n')
+    cfg = trials.trial_config(str(tmp_path / 'base.py'), TINY.arch, 32, 2, 0)
+    assert cfg.model.backbone.scaling is None
+    sizes = [[row.get('scale') or row.get('crop_size') for row in cfg[loader].dataset.pipeline]
+             for loader in ('train_dataloader', 'val_dataloader')]
+    assert sizes == [[(32, 32), 32, None], [40, 32]]  # half of (64, 64), 64; 80, 64
+
+
 def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys):
     folder = Path(__file__).parents[2] / 'docs'
     curves_cli.main(['--draw', str(folder / 'scaling-curves.csv'), '--out', str(tmp_path)])

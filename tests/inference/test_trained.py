@@ -145,6 +145,7 @@ def test_a_model_that_computes_something_else_is_refused(changed, old, new, told
 # Networks of no published variant.
 
 SCALED = """scaling=dict(type='mmeffnet.ModelScaling', width=0.3, depth=0.5)"""
+SHORT = SCALED.replace("type='mmeffnet.ModelScaling', ", '')  # the type may be left out
 CUSTOM = """arch=dict(_delete_=True, stem=8, head=24, activation='ReLU6', stages=dict(
     first=dict(block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1),
     second=dict(block='mbconv', kernel=5, stride=2, expand=3, channels=16, repeats=2,
@@ -171,8 +172,8 @@ def unpublished(folder, backbone, head):
     return model.eval(), folder / 'other.pth'
 
 
-@pytest.mark.parametrize(('backbone', 'head'), [(SCALED, 384), (CUSTOM, 24)],
-                         ids=['scaled', 'custom'])
+@pytest.mark.parametrize(('backbone', 'head'), [(SCALED, 384), (SHORT, 384), (CUSTOM, 24)],
+                         ids=['scaled', 'short', 'custom'])
 def test_a_network_of_no_variant_is_built_from_what_its_training_says(
         tmp_path, said, backbone, head):
     model, path = unpublished(tmp_path, backbone, head)
