@@ -5,7 +5,7 @@ Ours: configs/quickstart/efficientnet-b0_digits-paper.py. mmpretrain: its Effici
 config for ImageNet, whose 100 epochs are compressed into the same budget. timm: its network, its
 RMSpropTF, averaged weights and step schedule with the same numbers, in a loop as timm's own.
 All three see the same images, batches of 32 and number of steps. Prints the table of
-docs/training.md; runs that are in --out already are not repeated.
+docs/training.md; runs of as many epochs that are in --out already are not repeated.
 """
 import argparse
 import json
@@ -144,29 +144,29 @@ def train_ours(flags: list[str], options: dict, work_dir: Path) -> list[float]:
     return curve(work_dir)
 
 
-def accuracies(recipe: str, seed: int, epochs: int | None, work_dir: Path) -> list[float]:
+def accuracies(recipe: str, seed: int, epochs: int, work_dir: Path) -> list[float]:
     """Per cent top-1 after each epoch of a run."""
     options = {'randomness.seed': seed, 'default_hooks.checkpoint.interval': -1,
-               'default_hooks.checkpoint.save_best': None}
-    if epochs is not None:
-        options['train_cfg.max_epochs'] = epochs
+               'default_hooks.checkpoint.save_best': None, 'train_cfg.max_epochs': epochs}
     if recipe in OURS:
         return train_ours(OURS[recipe], options, work_dir)
     cfg = our_config(options)
     return train_timm(cfg) if recipe == 'timm' else train_mmpretrain(cfg, work_dir)
 
 
-def table(results: dict) -> str:
+def table(results: dict, epochs: int) -> str:
     """Rows of Markdown: last top-1 of each seed, mean and spread, and the first epochs."""
     rows = ['| recipe | top-1 (%) by seed | mean | spread | mean after 1/4, 1/2, 3/4 of it |',
             '|---|---|---|---|---|']
     for recipe in RECIPES:
-        runs = [result['top1'] for key, result in results.items() if key.split(':')[0] == recipe]
+        runs = [result['top1'] for key, result in results.items()
+                if key.startswith(f'{recipe}:') and key.endswith(f':{epochs}')]
         if not runs:
             continue
         last = [top1[-1] for top1 in runs]
-        early = [f'{statistics.mean(top1[len(top1) * quarter // 4 - 1] for top1 in runs):.1f}'
-                 for quarter in (1, 2, 3)]
+        parts = [epochs * quarter // 4 for quarter in (1, 2, 3)]
+        early = [f'{statistics.mean(top1[part - 1] for top1 in runs):.1f}' if part else '-'
+                 for part in parts]
         rows.append(f'| {recipe} | {", ".join(f"{x:.2f}" for x in last)} '
                     f'| {statistics.mean(last):.2f} | {max(last) - min(last):.2f} '
                     f'| {", ".join(early)} |')
@@ -178,7 +178,8 @@ def main() -> None:
     parser.add_argument('--recipes', nargs='+', default=['ours', 'mmpretrain', 'timm'],
                         choices=RECIPES)
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    parser.add_argument('--epochs', type=int, help='fewer epochs, to try this tool')
+    parser.add_argument('--epochs', type=cli.positive, help='fewer epochs, to try this tool',
+                        default=our_config({}).train_cfg.max_epochs)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/recipes'))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -186,14 +187,14 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.exists() else {}
     for seed in args.seeds:
         for recipe in args.recipes:
-            key = f'{recipe}:{seed}'
+            key = f'{recipe}:{seed}:{args.epochs}'
             if key not in results:
                 start = time.monotonic()
                 name = re.sub('[^a-z0-9]+', '_', key)
                 top1 = accuracies(recipe, seed, args.epochs, args.out / name)
                 results[key] = dict(top1=top1, seconds=round(time.monotonic() - start))
                 file.write_text(json.dumps(results, indent=1))
-            print(table(results), flush=True)
+            print(table(results, args.epochs), flush=True)
 
 
 if __name__ == '__main__':

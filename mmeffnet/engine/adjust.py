@@ -85,7 +85,7 @@ def for_training(cfg: Config, args: Namespace) -> None:
         cfg.optim_wrapper.accumulative_counts = args.accumulate
     if accumulated(cfg) > 1:
         cfg.setdefault('default_hooks', {}).step_averages = dict(type='mmeffnet.StepAveragesHook')
-    if args.resume:
+    if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.auto_scale_lr:

@@ -2,7 +2,7 @@
 from collections.abc import Mapping
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.registry import HOOKS
@@ -81,9 +81,20 @@ class AnyWeightsHook(Hook):
 
     A whole classifier's or a bare network's file is translated before MMEngine loads it; a
     classifier of another class count starts anew, and every other difference is an error.
+    Where a hook evaluates the weights before averaging too, they are translated alongside.
+    Several hooks that average weights are refused before anything is loaded.
     """
 
     priority = 'VERY_HIGH'  # hooks that average weights read the checkpoint after this one
+
+    def before_run(self, runner) -> None:
+        averaging = [f'{type(hook).__name__} with ema_type={hook.ema_cfg["type"]!r}'
+                     for hook in runner.hooks if isinstance(hook, EMAHook)]
+        if len(averaging) > 1:
+            raise InputError(
+                f'custom_hooks averages weights {len(averaging)} times ({", ".join(averaging)}): '
+                'in a validation each would exchange the weights of the other, and a checkpoint '
+                'holds one average; leave one of them')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         model = bare_model(runner.model)
@@ -91,19 +102,37 @@ class AnyWeightsHook(Hook):
         if runner._resume or not found or not isinstance(checkpoint, Mapping):
             return
         source = str(runner._load_from or 'the checkpoint').removeprefix('mmeffnet://')
-        state = weights_of(checkpoint)
-        mine = [prefix for layout, prefix in find_networks(state)
-                if layout is OURS and prefix == found[0]]
-        weights = with_statements(
-            translate(state, source, prefix=mine[0] if mine else None, also=found[1].arch,
-                      entry=published(source)), statements(checkpoint))
-        fitted = fit_model(weights, model, new_classes=True)
         own = model.state_dict()
-        checkpoint.clear()
         # A classifier that starts anew stays as it is: it has been said already, and MMEngine
         # would say it once more over many lines.
-        checkpoint['state_dict'] = {
-            **{key: own[key] for key in CLASSIFIER_KEYS if key in own}, **fitted}
+        anew = {key: own[key] for key in CLASSIFIER_KEYS if key in own}
+
+        def fitted(state: Mapping) -> dict:
+            mine = [prefix for layout, prefix in find_networks(state)
+                    if layout is OURS and prefix == found[0]]
+            weights = with_statements(
+                translate(state, source, prefix=mine[0] if mine else None, also=found[1].arch,
+                          entry=published(source)), statements(checkpoint))
+            return {**anew, **fit_model(weights, model, new_classes=True)}
+
+        loaded = dict(state_dict=fitted(weights_of(checkpoint)))
+        before = _before_averaging(checkpoint, runner)
+        if before:
+            # Whoever trains from here begins an average of its own, with the weights of this one.
+            loaded['ema_state_dict'] = dict(steps=torch.tensor(0)) | {
+                f'module.{key}': value for key, value in fitted(before).items()}
+        checkpoint.clear()
+        checkpoint.update(loaded)
+
+
+def _before_averaging(checkpoint: Mapping, runner) -> dict[str, torch.Tensor]:
+    """What MMEngine keeps of a network beside its averages, where a hook evaluates both."""
+    kept = checkpoint.get('ema_state_dict')
+    if not isinstance(kept, Mapping) or not any(
+            getattr(hook, 'evaluate_on_origin', False) for hook in runner.hooks):
+        return {}
+    return {key.removeprefix('module.'): value for key, value in kept.items()
+            if key.startswith('module.')}
 
 
 def bare_model(model: torch.nn.Module) -> torch.nn.Module:

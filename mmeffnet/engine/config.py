@@ -20,6 +20,11 @@ MEANINGFUL = {
     'env_cfg': ('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     'auto_scale_lr': ('enable', 'base_batch_size'),
 }
+# Arguments of the Runner that are dicts, or lists of them.
+DICTS = tuple(name for name, argument in inspect.signature(Runner.__init__).parameters.items()
+              if 'Dict' in str(argument.annotation))
+# How a dict begins that somebody has written; '{}.pth' is a template of names.
+WRITTEN_DICT = re.compile(r'\{\s*[\'"]|dict\(')
 # Other names are free for a config's own use; only one this close is taken for a slip.
 SLIP = 0.85
 
@@ -28,10 +33,11 @@ def load_config(path: str, options: dict | None = None) -> Config:
     """Load a config file and merge ``options`` (dotted keys) into it.
 
     Raises InputError for a path that does not exist (naming the nearest config), a file
-    that cannot be read, and a misspelt key.
+    that cannot be read, a misspelt key, and an option that is text in the place of a dict.
     """
     if not Path(path).is_file():
         raise InputError(f'config {path!r} does not exist{_nearest_config(path)}')
+    _check_options(options or {})
     try:
         cfg = Config.fromfile(path)
         cfg.merge_from_dict(options or {})
@@ -40,6 +46,17 @@ def load_config(path: str, options: dict | None = None) -> Config:
     check_keys(cfg)
     _fill_visualizer(cfg)
     return cfg
+
+
+def _check_options(options: dict) -> None:
+    """Refuse text for a dict: MMEngine reads numbers and lists of a command line, and no dicts."""
+    for key, value in options.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if any(WRITTEN_DICT.match(str(item)) for item in items) or (
+                key in DICTS and isinstance(value, (str, int, float))):
+            raise InputError(f'--cfg-options {key}={value!r} has to be a dict, which it cannot '
+                             f'write: name each of its keys, as in {key}.KEY=VALUE, or set it in '
+                             'a config')
 
 
 def _fill_visualizer(cfg: Config) -> None:

@@ -46,8 +46,15 @@ def check_source(source, cfg: Config) -> None:
         print_log(problem, 'current', level=logging.WARNING)
 
 
+def _refuse_no_name(cfg: Config) -> None:
+    if cfg.get('load_from') == '':
+        raise InputError("load_from='' names no weights, as of a variable of the shell that is "
+                         'not set: give a file, an address or a set of the catalog, or None')
+
+
 def for_testing(cfg: Config) -> None:
     """Make the checkpoint of a test loadable; a set chosen by name brings its own settings."""
+    _refuse_no_name(cfg)
     source = str(cfg.load_from).removeprefix('mmeffnet://')
     if by_name(source):
         apply(get_entry(source), cfg)
@@ -62,6 +69,7 @@ def for_training(cfg: Config) -> str | None:
 
     Gives the checkpoint that is resumed, None where nothing is.
     """
+    _refuse_no_name(cfg)
     if cfg.get('resume'):
         if not cfg.get('load_from'):
             newest = newest_checkpoint(cfg.work_dir)

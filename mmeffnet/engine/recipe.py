@@ -1,5 +1,6 @@
 """What a run that goes on is told of a config that has changed."""
 import logging
+import math
 import re
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ OPTIMIZER = ('optimizer', 'paramwise_cfg', 'constructor')
 ENDS = re.compile(r'param_scheduler\.(.*\.)?end')  # compared in the schedulers themselves
 # What becomes of a setting that is another than it was; the first pattern that fits.
 OUTCOMES = (
+    (r'train_dataloader\.images_per_step', '{wanted} images make a step (processes x batch_size x '
+     'accumulated batches); learning rate and schedule stay those of the checkpoint, for {kept} '
+     'and epochs of the old length: auto_scale_lr scales nothing here, whatever is logged of it'),
     (r'train_dataloader\.batch_size', '{field}={wanted} is used; learning rate and schedule stay '
      'those for {kept}, with epochs of the old length'),
     (ENDS.pattern, '{field} of the config, or of train_cfg where it has none, comes to {wanted}: '
@@ -50,10 +54,10 @@ class ChangedRecipeHook(Hook):
             self._wanted_ends = _ends(runner)  # schedulers are still as the config has them
 
     def before_train(self, runner) -> None:
-        present, ends = recipe(runner.cfg.pretty_text), _ends(runner)
+        present, ends = recipe(runner.cfg.pretty_text, runner.world_size), _ends(runner)
         before = self._recipe or present
         changed = [(field, _short(kept), _short(wanted)) for field, kept, wanted
-                   in (differences(before, present) if present else ())
+                   in (_comparable(before, present) if present else ())
                    if not ENDS.fullmatch(field)]
         for field, kept, wanted in [*changed, *differences(ends, self._wanted_ends or ends)]:
             outcome = next(text for pattern, text in OUTCOMES if re.fullmatch(pattern, field))
@@ -69,8 +73,10 @@ class ChangedRecipeHook(Hook):
         checkpoint['recipe'] = self._recipe
 
 
-def recipe(text: str) -> dict | None:
+def recipe(text: str, processes: int | None = None) -> dict | None:
     """What optimizers and schedulers of a config's text are made from; None if it cannot be read.
+
+    processes: how many of them train by it, where that is known.
     """
     tree = read_config(text, PARTS, calls=True)
     if tree is None:
@@ -80,7 +86,15 @@ def recipe(text: str) -> dict | None:
     return dict(
         optim_wrapper=_optimizers(wrapper), param_scheduler=_schedules(tree.get('param_scheduler')),
         auto_scale_lr=scaling if scaling.get('enable') else None,  # which else has no effect
-        train_dataloader=dict(batch_size=loader.get('batch_size')))
+        train_dataloader=_batches(loader, wrapper, processes))
+
+
+def _batches(loader: dict, wrapper: dict, processes: int | None) -> dict:
+    """The batch size, and what makes a step where it is one number."""
+    batch = dict(batch_size=loader.get('batch_size'))
+    factors = [processes, batch['batch_size'], wrapper.get('accumulative_counts', 1)]
+    plain = 'optimizer' in wrapper and all(isinstance(factor, int) for factor in factors)
+    return batch | (dict(images_per_step=math.prod(factors)) if plain else {})
 
 
 def _optimizers(wrapper: dict) -> dict:
@@ -102,6 +116,13 @@ def _in_use(kept, wanted):
         return {name: _in_use(kept.get(name, []) if isinstance(kept, dict) else [], value)
                 for name, value in wanted.items()}
     return [*kept[:len(wanted)], *wanted[len(kept):]] if isinstance(kept, list) else wanted
+
+
+def _comparable(kept: dict, wanted: dict) -> Iterator[tuple]:
+    """What differs of two recipes: of the images of a step, where both say how many they are."""
+    both = all('images_per_step' in one['train_dataloader'] for one in (kept, wanted))
+    other = f'train_dataloader.{"batch_size" if both else "images_per_step"}'
+    return (found for found in differences(kept, wanted) if found[0] != other)
 
 
 def differences(kept, wanted, field: str = '') -> Iterator[tuple]:

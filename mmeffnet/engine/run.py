@@ -216,7 +216,7 @@ def _notice_batch_size(cfg: Config) -> None:
     """Say when the learning rate was chosen for another batch size (C32)."""
     scaling = cfg.get('auto_scale_lr') or {}
     base, batch = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
-    if not base or not batch or scaling.get('enable'):
+    if not base or not batch or scaling.get('enable') or cfg.get('resume'):
         return
     factors = [get_world_size(), batch, adjust.accumulated(cfg)]
     total = math.prod(factors)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmeffnet.engine import pretrained
+from mmeffnet.engine import adjust, cli, pretrained
 from mmeffnet.errors import InputError
 from mmeffnet.models import EfficientNet
 from mmeffnet.weights import get_entry
@@ -58,6 +58,20 @@ def test_a_missing_file_is_named_before_anything_is_built(config):
         broken.merge_from_dict({key: value})
         with pytest.raises(InputError, match="'gone.pth' does not exist"):
             pretrained.for_training(broken)
+
+
+@pytest.mark.parametrize('resume', [False, True])
+@pytest.mark.parametrize('prepare', [pretrained.for_training, pretrained.for_testing])
+def test_an_empty_name_is_refused(prepare, resume, config):
+    config.load_from, config.resume = '', resume
+    with pytest.raises(InputError, match="load_from='' names no weights.*not set: give a file"):
+        prepare(config)
+
+
+def test_resuming_from_an_empty_name_is_not_resuming_from_the_newest(config):
+    args = cli.parse(cli.train_parser(), ['config.py', '--resume', ''])
+    adjust.for_training(config, args)
+    assert (config.resume, config.load_from) == (True, '')
 
 
 def test_addresses_are_those_that_mmengine_can_load(tmp_path, monkeypatch):

@@ -7,13 +7,13 @@ from line_runs import LOOPS, Accident, kill, same, seen, start, terminate
 from mmengine.dataset import BaseDataset
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATASETS
-from mmengine.runner import loops
+from mmengine.runner import Runner, loops
 from mmengine.runner.utils import calc_dynamic_intervals
 
 from mmeffnet.engine import recipe as recipes
 from mmeffnet.engine.accumulation import waiting
 from mmeffnet.engine.history import read_run
-from mmeffnet.engine.recipe import differences, recipe
+from mmeffnet.engine.recipe import _comparable, differences, recipe
 from mmeffnet.engine.saving import newest_checkpoint
 from mmeffnet.engine.state import validation_due
 
@@ -162,7 +162,8 @@ def warned(monkeypatch):
      ['param_scheduler.0.end of the config, or of train_cfg where it has none, comes to 16 '
       'iterations: --resume goes on with 8 iterations of the checkpoint, after which']),
     (dict(train_dataloader=SMALL),
-     ['train_dataloader.batch_size=4 is used; learning rate and schedule stay those for 2',
+     ['4 images make a step (processes x batch_size x accumulated batches); learning rate and '
+      'schedule stay those of the checkpoint, for 2 ',
       'param_scheduler.0.end of the config, or of train_cfg where it has none, comes to 4 ']),
     (dict(auto_scale_lr=dict(enable=True, base_batch_size=8)), [UNUSED.format(
         "auto_scale_lr={'base_batch_size': 8, 'enable': True}", 'no value')]),
@@ -223,6 +224,45 @@ def test_nothing_of_a_config_is_executed(tmp_path):
 def test_differences_name_the_place():
     assert list(differences(dict(a=[dict(b=1, c=2)], d=[1, 2]), dict(a=[dict(b=1)], d=[1]))) == [
         ('a.0.c', 2, None), ('d', [1, 2], [1])]
+
+
+SCALED = dict(auto_scale_lr=dict(enable=True, base_batch_size=2))
+
+
+@pytest.mark.parametrize(('processes', 'batch', 'accumulated', 'images'), [
+    (4, 2, 1, 8), (1, 1, 6, 6), (2, 1, 1, None)])
+def test_another_number_of_images_in_a_step_is_said_however_it_comes_about(
+        processes, batch, accumulated, images, tmp_path, warned, monkeypatch):
+    start(tmp_path / 'one', **FIRST, **SCALED)
+    assert torch.load(newest_checkpoint(tmp_path / 'one'), weights_only=True)['recipe'][
+        'train_dataloader'] == dict(batch_size=2, images_per_step=2)
+    monkeypatch.setattr(Runner, 'world_size', processes)
+    start(tmp_path / 'on', load_from=str(newest_checkpoint(tmp_path / 'one')), **SCALED,
+          train_cfg={**FIRST['train_cfg'], 'max_epochs': 3}, train_dataloader={
+              **SMALL, 'batch_size': batch},
+          optim_wrapper=dict(optimizer=SGD, accumulative_counts=accumulated))
+    said = [line for line in warned if 'images make a step' in line]
+    assert len(said) == bool(images)
+    assert all(line.startswith(
+        f'{images} images make a step (processes x batch_size x accumulated batches); learning '
+        'rate and schedule stay those of the checkpoint, for 2 and') for line in said)
+    assert all('auto_scale_lr scales nothing here' in line for line in said)
+    assert not [line for line in warned if 'batch_size=' in line]
+    # And so they do: MMEngine has logged a rate of 0.2 for 8 images.
+    optimizer = torch.load(newest_checkpoint(tmp_path / 'on'), weights_only=True)['optimizer']
+    assert optimizer['param_groups'][0]['initial_lr'] == 0.05
+
+
+def test_a_checkpoint_of_before_says_the_batch_size_alone():
+    text = "optim_wrapper = dict(optimizer=dict(lr=0.1))\ntrain_dataloader = dict(batch_size={})"
+    kept = recipe(text.format(2))
+    assert list(_comparable(kept, recipe(text.format(2), 4))) == []
+    assert list(_comparable(kept, recipe(text.format(4), 4))) == [
+        ('train_dataloader.batch_size', 2, 4)]
+    # Of several optimizers each may wait for a number of batches of its own.
+    several = recipe('optim_wrapper = dict(a=dict(optimizer=dict()))\n'
+                     'train_dataloader = dict(batch_size=2)', 4)
+    assert several['train_dataloader'] == dict(batch_size=2)
 
 
 def test_schedules_that_a_config_adds_are_said_once(finished, tmp_path, warned):
