@@ -3,6 +3,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -10,11 +11,12 @@ def whole(path: Path | str) -> Iterator[Path]:
     """A temporary path that takes the place of ``path`` once the block has ended well.
 
     After an error, a kill or a loss of power ``path`` is as it was: the old file, or none. The
-    part lies beside it as ``.NAME.PROCESS.part``; an error removes it.
+    part lies beside it as ``.NAME.PROCESS-RANDOM.part``; an error removes it. Threads, and hosts
+    that share a folder, where processes may have one number, have parts of their own.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    part = path.with_name(f'.{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part')
     try:
         yield part
         with part.open('rb') as file:

@@ -34,7 +34,7 @@ from mmeffnet.files import remove_parts, whole
 MANIFEST = 'archive.json'
 LOCK = '.writing'
 VERSION = 1
-HALF = re.compile(r'\.(.+)\.\d+\.part')  # what files.whole calls a file that it writes
+HALF = re.compile(r'\.(.+)\.\d+-[0-9a-f]+\.part')  # what files.whole calls a file that it writes
 
 
 class Kind(NamedTuple):

@@ -50,11 +50,12 @@ class _AsBefore:
     """
 
     def __init__(self, block: nn.Module):
+        # A compiled module has nothing of its own: all is in the one that it wraps.
         self._then = [(vars(module), dict(
             training=module.training, _parameters=dict(module._parameters),
             _buffers={name: None if value is None else value.clone()
                       for name, value in module._buffers.items()}))
-            for module in block.modules()]
+            for module in block.modules() if 'training' in vars(module)]
 
     def __enter__(self):
         self._now = [{name: own[name] for name in then} for own, then in self._then]

@@ -1,4 +1,5 @@
 """How weights of any library reach a backbone: by ``init_cfg`` or as a state dict."""
+import torch
 from mmengine.logging import print_log
 from mmengine.model import update_init_info
 from mmengine.model.weight_init import PretrainedInit
@@ -109,5 +110,6 @@ def translate_in_place(backbone, state_dict, prefix: str) -> None:
 
 def _check_own(backbone, inside: dict) -> None:
     """Refuse our own keys of another variant; the stem in ``inside`` becomes the backbone's."""
-    check_variant(translate(inside, STATE_DICT, prefix='', also=backbone.arch), backbone.arch)
+    tensors = {key: value for key, value in inside.items() if isinstance(value, torch.Tensor)}
+    check_variant(translate(tensors, STATE_DICT, prefix='', also=backbone.arch), backbone.arch)
     inside[STEM] = fit_stem(inside[STEM], backbone.layers[0].conv.weight.shape[1], STATE_DICT)

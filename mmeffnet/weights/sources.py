@@ -124,8 +124,9 @@ def _loader(filename: str, map_location=None) -> dict:
     """
     weights = load_weights(filename)
     state = weights.state
-    if weights.layout == OURS.name and weights.others:  # such as a detector, under its own keys
-        state = {**weights.others, **{weights.root + key: value for key, value in state.items()}}
+    if weights.layout == OURS.name:  # such as a detector: all of it without what comes before
+        state = {**{key.removeprefix(weights.root): value
+                    for key, value in weights.others.items()}, **state}
     if map_location not in (None, 'cpu'):
         state = {key: tensor.to(map_location) for key, tensor in state.items()}
     print_log(f'{filename}: {weights.variant or "custom"} network in the layout '

@@ -38,7 +38,8 @@ class Weights:
 
     state: tensors; 'backbone.layers...' and, with a classifier, 'head.fc.weight' and '.bias'.
     others: what lies beside the network under its own keys, such as a detector's neck.
-    root: of our layout, what the file's keys have before 'backbone.'; mostly nothing.
+    root: of our layout, what the file's keys have before 'backbone.', as of a model inside another;
+    mostly nothing.
     layout: name of the layout they were found in. source: where they come from, for messages.
     variant, arch: None where the shapes are of no published network.
     norm: what the file itself or its set says that its input has to be; None where neither does,

@@ -288,3 +288,15 @@ def test_the_mean_of_a_gate_is_exact_and_its_gradient_a_view(dtype):
     gradient = torch.arange(6).view(2, 3, 1, 1).expand(x.shape) / 1600
     torch.testing.assert_close(x.grad, gradient.to(dtype))
     assert (seen[0].stride()[2:] == (0, 0)) == (dtype != torch.float16)
+
+
+def test_a_compiled_layer_within_a_block_is_recomputed():
+    plain, part = EfficientNet('b0'), EfficientNet('b0', with_cp=True)
+    part.load_state_dict(plain.state_dict())
+    block = part.layers[2][0]
+    block._modules[block.order[0]] = torch.compile(block._modules[block.order[0]], backend='eager')
+    image = torch.randn(2, 3, 64, 64)
+    for network in (plain, part):
+        network.train()(image)[-1].square().sum().backward()
+    weights = [network.layers[0].conv.weight.grad for network in (plain, part)]
+    torch.testing.assert_close(*weights)

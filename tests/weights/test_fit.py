@@ -146,3 +146,10 @@ def test_numerics_that_do_not_suit_the_network_are_one_warning(said):
     EfficientNet('b0', conv_cfg=dict(type='Conv2d'),
                  norm_cfg=dict(type='BN', eps=1e-5)).load_state_dict(state)
     assert not [line for line in said if 'was trained' in line]
+
+
+def test_what_is_no_tensor_beside_our_keys_is_left_to_pytorch():
+    network, other = EfficientNet('lite0'), EfficientNet('lite0')
+    found = other.load_state_dict({**network.state_dict(), '_extra_state': dict(a=1)}, strict=False)
+    assert found.unexpected_keys == ['_extra_state']
+    assert torch.equal(other.layers[0].conv.weight, network.layers[0].conv.weight)
