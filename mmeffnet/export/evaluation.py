@@ -8,15 +8,20 @@ from mmeffnet.errors import InputError
 from mmeffnet.export.runtime import normalisation, open_exported, takes_bgr
 
 
+NO_PIXEL = 0.01  # from a whole number: what normalising and taking it back cannot make of one
+
+
 class Graph(nn.Module):
     """(N, 3, H, W) images to a tuple of (N, classes) logits, by an exported file on the CPU.
 
-    bgr: what the images are; a file takes RGB.
+    bgr: what the images are; a file takes RGB. norm: mean and standard deviation by which they
+    are normalised, where the file does that itself and takes pixels.
     """
 
-    def __init__(self, path, call, metadata: dict, bgr: bool):
+    def __init__(self, path, call, metadata: dict, bgr: bool, norm=None):
         super().__init__()
         self.path, self.call, self.metadata, self.bgr = path, call, metadata, bgr
+        self.norm = norm and [torch.tensor(values).view(1, 3, 1, 1) for values in norm]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         size, dynamic = list(images.shape[-2:]), self.metadata['dynamic']
@@ -25,8 +30,21 @@ class Graph(nn.Module):
                              f'the pipeline gives {size}: export it for these with --size or '
                              '--dynamic size')
         rgb = images.cpu().flip(1) if self.bgr else images.cpu()
+        if self.norm:
+            rgb = self._pixels(rgb)
         groups = rgb.split(len(images) if 'batch' in dynamic else 1)
         return torch.cat([self.call(group) for group in groups]).to(images.device),
+
+    def _pixels(self, normalised: torch.Tensor) -> torch.Tensor:
+        """What was normalised; InputError where that is no image, but has been padded since."""
+        mean, std = self.norm
+        found = normalised * std + mean
+        pixels = found.round().clamp(0, 255)
+        if (found - pixels).abs().max() > NO_PIXEL:
+            raise InputError(f'{str(self.path)!r} takes pixels, which it normalises itself, and '
+                             'the data preprocessor pads normalised images (pad_size_divisor, or '
+                             'unequal images in a batch): export it without --preprocess')
+        return pixels
 
 
 def take_over(model: nn.Module, path) -> None:
@@ -46,13 +64,13 @@ def take_over(model: nn.Module, path) -> None:
         raise InputError(f'{str(path)!r} has {len(metadata["classes"])} classes and the config has '
                          f'{head.fc.out_features}')
     preprocessor = model.data_preprocessor
-    if metadata['normalised_inside']:
-        preprocessor._enable_normalize = False
-    else:
-        for name, given in zip(('mean', 'std'), map(list, normalisation(preprocessor))):
-            if given != metadata[name]:
-                raise InputError(f'{str(path)!r} was exported for images with {name} '
-                                 f'{metadata[name]}, and the config has {given}')
-    model.backbone = Graph(path, call, metadata, takes_bgr(preprocessor))
+    norm = normalisation(preprocessor)
+    inside = metadata['normalised_inside']
+    for name, given in zip(('mean', 'std'), map(list, norm)):
+        if given != metadata[name] and not inside:
+            raise InputError(f'{str(path)!r} was exported for images with {name} '
+                             f'{metadata[name]}, and the config has {given}')
+    # The preprocessor goes on to normalise: it pads after that, with what may be no pixel.
+    model.backbone = Graph(path, call, metadata, takes_bgr(preprocessor), norm if inside else None)
     model.neck = None
     head.fc = nn.Identity()

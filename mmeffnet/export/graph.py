@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,12 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
     if size is None and side is None:
         raise InputError('the config does not say how large its images are: its test pipeline '
                          'ends with no square crop; give --size')
+    divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
+    if size is None and side % divisor:
+        padded = math.ceil(side / divisor) * divisor
+        raise InputError(f'data_preprocessor.pad_size_divisor={divisor} pads images of {side} px '
+                         f'to {padded}, which no file does: give --size {padded}, and pad before '
+                         'the network, once images are normalised')
     network = Exportable(backbone, fc).eval().requires_grad_(False)
     _check_same(model.eval(), network)
     if takes_bgr(model.data_preprocessor):

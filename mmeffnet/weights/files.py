@@ -20,7 +20,7 @@ from torch.serialization import add_safe_globals
 
 from mmeffnet.errors import InputError
 from mmeffnet.variants import Norm
-from mmeffnet.weights.trained import trained
+from mmeffnet.weights.trained import stated_network, trained
 
 
 def _history_method(owner, name: str):
@@ -81,11 +81,9 @@ def read_checkpoint(path, map_location='cpu'):
     except pickle.UnpicklingError as error:
         with path.open('rb') as file:
             start = file.read(8)
-        # What an error page begins with is an operand that nobody knows, too. What lies in an
-        # archive has been checked by its sum.
-        if zipfile.is_zipfile(path) or 'Unsupported global' in str(error) or (
-                'GLOBAL' in str(error)) or (
-                start[:1] == PICKLE and 'Unsupported operand' in str(error)):
+        # What lies in an archive has been checked by its sum.
+        if zipfile.is_zipfile(path) or start[:1] == PICKLE or any(
+                word in str(error) for word in ('Unsupported global', 'GLOBAL')):
             raise InputError(
                 f'checkpoint {str(path)!r} holds pickled objects besides weights '
                 f'({_refused(error)}), and loading them could run code: save its state_dict '
@@ -100,9 +98,11 @@ def read_checkpoint(path, map_location='cpu'):
 
 
 def _refused(error: Exception) -> str:
-    """The name PyTorch refused, out of its long message."""
+    """What PyTorch refused, out of its long message: mostly the name of a class."""
     words = str(error).replace('`', ' ').split()
     dotted = [word.strip('.,:') for word in words if word.count('.') and word[0].isalpha()]
+    if 'ObjectDType' in str(error):
+        return 'an array of Python objects'
     global_at = [words[i + 1].strip('.,:') for i, word in enumerate(words[:-1])
                  if word in ('GLOBAL', 'global')]
     return (global_at + dotted + ['an unknown object'])[0]
@@ -192,8 +192,8 @@ def statements(checkpoint) -> dict:
     """What a file of tools/convert.py or of a training says of itself; empty for other files.
 
     'norm' (:class:`Norm`), 'padding', 'eps', 'published', the name of a set, 'channel_order',
-    'names' and 'parts', where known; for these, and for more that a training says, see
-    :func:`mmeffnet.weights.trained.trained`.
+    'names', 'parts', 'arch' and 'input', where known; for these, and for more that a training says,
+    see :func:`mmeffnet.weights.trained.trained`.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     if not isinstance(meta, Mapping):
@@ -205,4 +205,4 @@ def statements(checkpoint) -> dict:
     found |= {key: tuple(map(str, meta[key])) for key in ('names', 'parts') if meta.get(key)}
     if meta.get('mean') and meta.get('std'):
         found['norm'] = Norm(mean=tuple(meta['mean']), std=tuple(meta['std']))
-    return found
+    return {**found, **stated_network(meta)}

@@ -16,7 +16,7 @@ from mmeffnet.weights.addresses import DEFAULTS, SCHEMES, through_mmengine
 from mmeffnet.weights.catalog import CATALOG, Entry, get_entry, identify, verify
 from mmeffnet.weights.files import kind_of_file, read_checkpoint, read_safetensors, statements
 from mmeffnet.weights.layouts import OURS
-from mmeffnet.weights.trained import other_parts
+from mmeffnet.weights.trained import network_of, other_parts
 from mmeffnet.weights.translate import Weights, translate, weights_of
 
 
@@ -62,7 +62,7 @@ def described(weights: Weights) -> dict:
                 padding=weights.padding, eps=weights.eps,
                 parts=list(other_parts(weights)) or None,
                 names=list(weights.stated.get('names', ())) or None,
-                channel_order=weights.stated.get('channel_order'))
+                channel_order=weights.stated.get('channel_order'), **network_of(weights.stated))
     norm = weights.norm or weights.stated.get('norm')
     if norm:
         meta |= dict(mean=list(norm.mean), std=list(norm.std))

@@ -6,6 +6,7 @@ This module does without PyTorch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from mmeffnet.arch import Arch
 from mmeffnet.config_text import read_config
@@ -64,6 +65,32 @@ def trained(meta: Mapping) -> dict:
         except (AttributeError, TypeError):  # a dict of the config is something else
             found['unread'] = ('the config', )
     return found
+
+
+def network_of(stated: Mapping) -> dict:
+    """Architecture and test pipeline that a file states, in plain types for ``stated_network``."""
+    found = {}
+    if 'arch' in stated:
+        found['arch'] = stated['arch'].to_dict()
+    if 'input' in stated:
+        found['pipeline'] = [*map(dict, stated['input']['transforms'])]
+    return found
+
+
+def stated_network(meta: Mapping) -> dict:
+    """'arch' and 'input' of a file with what ``network_of`` gave; what is wrong is left out."""
+    readers = dict(arch=lambda: Arch.from_dict(meta['arch']), input=lambda: read_pipeline(
+        [*map(_with_tuples, meta['pipeline']), dict(type=PACKING[0])]))
+    found = {}
+    for name, read in readers.items():
+        with suppress(LookupError, TypeError, ValueError, AttributeError):
+            found[name] = read()
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _with_tuples(step: Mapping) -> dict:
+    """A transform whose sizes have become lists in a file of JSON."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in step.items()}
 
 
 def other_parts(weights) -> tuple[str, ...]:

@@ -239,6 +239,29 @@ def test_the_test_tool_gives_a_file_rgb_whatever_the_config_has(folder, flags):
     torch.testing.assert_close(*scores, rtol=0, atol=1e-5)
 
 
+PADDED = ('data_preprocessor.pad_size_divisor=32', 'data_preprocessor.pad_value=7', *BGR)
+
+
+def test_images_that_are_padded_are_evaluated_as_the_checkpoint_does(folder, capsys):
+    """Or not at all: the value of padding is one of normalised images, and no pixel."""
+    paths = [export(folder, 'torchscript', 'padded', '--size', '96', *flags, '--cfg-options',
+                    *PADDED, of=TINY_FILES).rename(f'padded{len(flags)}.torchscript')
+             for flags in ([], ['--preprocess'])]
+    scores = []
+    for weights in ('tiny.pth', str(paths[0])):
+        run.test(engine_cli.parse(engine_cli.test_parser(), [
+            'tiny.py', weights, '--work-dir', 'x', '--out', 'padded.pkl', '--cfg-options',
+            *PADDED]))
+        scores.append(torch.stack([one['pred_score'] for one in
+                                   pickle.loads(Path('padded.pkl').read_bytes())]))
+    assert scores[0].std(dim=0).max() > 1e-2  # pictures are told apart
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-5)
+    assert 'pads normalised images (pad_size_divisor, or unequal images in a batch): export it' in (
+        evaluated(capsys, str(paths[1]), '--cfg-options', *PADDED))
+    assert 'pad_size_divisor=32 pads images of 65 px to 96, which no file does: give --size 96' in (
+        line(capsys, '--cfg-options', *PADDED, of=TINY_FILES))
+
+
 @ONNX
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')

@@ -2,6 +2,7 @@
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from peers import calibrated
 from PIL import Image
 from test_predictor import random_weights
 
+from mmeffnet.engine import convert
 from mmeffnet.errors import InputError
 from mmeffnet.inference.network import build_network
 from mmeffnet.inference.predictor import Predictor
@@ -191,6 +193,22 @@ def test_a_network_of_no_variant_is_built_from_what_its_training_says(
     assert network.settings.resolution == 64
     notice, = [line for line in said if 'is no published set' in line]
     assert 'assumed' not in notice
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize('custom', [True, False])
+def test_a_converted_file_says_what_the_training_said(tmp_path, changed, custom, suffix):
+    source = unpublished(tmp_path, CUSTOM, 24)[1] if custom else Path(changed())
+    if suffix == '.safetensors':
+        pytest.importorskip('safetensors', reason='is not installed')
+    convert.main([str(source), str(tmp_path / f'clean{suffix}')])
+    clean, = tmp_path.glob(f'clean-*{suffix}')
+    before, after = (build_network(path, device='cpu') for path in (source, clean))
+    assert after.settings == before.settings
+    assert after.names == before.names == CLASSES
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(after.model(image), before.model(image))
 
 
 @pytest.mark.parametrize(('old', 'new', 'told'), [

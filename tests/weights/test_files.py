@@ -116,7 +116,10 @@ def test_options_that_hold_something_else_are_refused(held, tmp_path):
         read_checkpoint(tmp_path / 'trainer.pth')
 
 
-def test_arrays_of_objects_are_refused_by_their_type(tmp_path):
-    torch.save(dict(a=np.array([Path()])), tmp_path / 'objects.pth')
-    with pytest.raises(InputError, match='objects.pth. holds pickled objects besides weights'):
+@pytest.mark.parametrize('as_archive', [True, False])
+def test_arrays_of_objects_are_refused_by_their_type(as_archive, tmp_path):
+    torch.save(dict(a=np.array(['a', 'b'], object)), tmp_path / 'objects.pth',
+               _use_new_zipfile_serialization=as_archive)
+    with pytest.raises(InputError, match='objects.pth. holds pickled objects besides weights '
+                                         r'\(an array of Python objects\)'):
         read_checkpoint(tmp_path / 'objects.pth')
