@@ -1,6 +1,7 @@
 """How single images are loaded: the same in any worker, and named when they are bad."""
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from mmengine.dataset import ConcatDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmeffnet.datasets.tally import Tally
 from mmeffnet.engine.state import random_state, set_random_state
@@ -37,11 +38,15 @@ class SamplePipeline:
     """A data set's pipeline that draws by epoch and sample, and names what it cannot load.
 
     seed: None leaves the random state alone. epoch: an int64 tensor of one number, in shared
-    memory; of the iteration where there are no epochs. skips: None lets bad images end the run.
+    memory; of the iteration where there are no epochs. drawn: counts what was drawn, so that a
+    sample that comes again draws anew; None has it draw the same. skips: None lets bad images
+    end the run. A sample without an index leaves the random state alone.
     """
 
-    def __init__(self, pipeline, *, seed=None, epoch=None, skips: Skips | None = None):
-        self.inner, self.seed, self.epoch, self.skips = pipeline, seed, epoch, skips
+    def __init__(self, pipeline, *, seed=None, epoch=None, drawn: Counter | None = None,
+                 skips: Skips | None = None):
+        self.inner, self.seed, self.epoch = pipeline, seed, epoch
+        self.drawn, self.skips = drawn, skips
 
     def __getattr__(self, name: str):
         if name == 'inner':  # while it is unpickled
@@ -49,13 +54,13 @@ class SamplePipeline:
         return getattr(self.inner, name)
 
     def __call__(self, data: dict):
-        # In the main process the pipeline must not change what dropout draws.
-        alone = self.seed is None or torch.utils.data.get_worker_info() is not None
-        before = None if alone else random_state()
         # Transforms change this dict.
         path, index = data.get('img_path'), data.get('sample_idx')
-        if self.seed is not None:
-            seed_all([*self.seed, int(self.epoch), int(index)])
+        seeded = self.seed is not None and index is not None
+        # In the main process the pipeline must not change what dropout draws.
+        before = random_state() if seeded and torch.utils.data.get_worker_info() is None else None
+        if seeded:
+            seed_all(self._numbers(int(index)))
         try:
             return self.inner(data)
         except Exception as error:
@@ -70,6 +75,15 @@ class SamplePipeline:
         finally:
             if before is not None:
                 set_random_state(before)
+
+    def _numbers(self, index: int) -> list[int]:
+        """What a sample's random state is made of."""
+        numbers = (*self.seed, int(self.epoch), index)
+        if self.drawn is None:
+            return [*numbers]
+        times = self.drawn[numbers]
+        self.drawn[numbers] += 1
+        return [*numbers, times] if times else [*numbers]
 
 
 def seed_all(numbers: list[int]) -> None:
@@ -87,7 +101,8 @@ class SamplesHook(Hook):
     So a run can be resumed within an epoch, and gives the same with any number of workers.
     It applies to data sets that know their samples' indices, alone or concatenated; where samples
     are repeated within an epoch the workers' own state goes on. In training by iterations they
-    follow from seed, iteration and sample where there are no workers; those keep their own state.
+    follow from seed, iteration, sample and how often it came before in the batch where there are
+    no workers; those keep their own state.
 
     Args:
         max_skips (int): How many images that cannot be loaded are replaced by others in a
@@ -100,6 +115,7 @@ class SamplesHook(Hook):
             raise ValueError(f'max_skips={max_skips!r} must be at least 0, a whole number')
         self._skips = Skips(max_skips) if max_skips else None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._drawn = Counter()  # in the present batch
         self._by_epoch = True
 
     def before_train_epoch(self, runner) -> None:
@@ -108,9 +124,13 @@ class SamplesHook(Hook):
         self._by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         self._epoch.fill_(runner.epoch if self._by_epoch else runner.iter)
         known = self._by_epoch or not runner.train_dataloader.num_workers
+        drawn, loop = None, runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop):
+            drawn = self._drawn
+            loop.dataloader_iterator = _CountingAnew(loop.dataloader_iterator, drawn)
         for place, (dataset, once) in enumerate(parts(runner.train_dataloader.dataset)):
             guard(dataset, seed=[runner.seed, place] if known and once else None,
-                  epoch=self._epoch, skips=self._skips)
+                  epoch=self._epoch, drawn=drawn, skips=self._skips)
 
     def before_val_epoch(self, runner) -> None:
         for dataset, _ in parts(runner.val_dataloader.dataset):
@@ -133,6 +153,22 @@ class SamplesHook(Hook):
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         _name_faults(runner.test_dataloader)
+
+
+class _CountingAnew(Iterator):
+    """A loop's batches, each of which begins with nothing drawn: some versions of MMEngine load
+    what a resumed run passes over, all before its first iteration.
+    """
+
+    def __init__(self, batches, drawn: Counter):
+        self._batches, self._drawn = batches, drawn
+
+    def __getattr__(self, name: str):
+        return getattr(self._batches, name)
+
+    def __next__(self):
+        self._drawn.clear()
+        return next(self._batches)
 
 
 def _name_faults(loader) -> None:

@@ -140,6 +140,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         super()._save_best_checkpoint(runner, metrics)
         self._catch_up()
 
+    def _publish_model(self, runner, ckpt_path: str | None) -> None:
+        if ckpt_path:  # of several keys some may have no best checkpoint
+            super()._publish_model(runner, ckpt_path)
+
     def _catch_up(self) -> None:
         self.file_backend.catch_up({self.last_ckpt, *self._best().values()})
 

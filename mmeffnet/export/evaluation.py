@@ -7,7 +7,6 @@ from torch import nn
 from mmeffnet.errors import InputError
 from mmeffnet.export.runtime import normalisation, open_exported, takes_bgr
 
-
 NO_PIXEL = 0.01  # from a whole number: what normalising and taking it back cannot make of one
 
 

@@ -59,6 +59,21 @@ def test_a_run_that_goes_on_elsewhere_leaves_the_best_of_the_first_one(hook, tmp
         str(path) for path in other.glob('best_*')}
 
 
+@pytest.mark.parametrize('several', SCORES.values(), ids=SCORES)
+def test_a_best_checkpoint_that_is_elsewhere_is_not_published(several, tmp_path):
+    """Nothing after the second epoch is better."""
+    hook = dict(several, published_keys=['meta', 'state_dict'])
+    start(tmp_path / 'first', accident=Accident(9, kill, 'before_train_iter'), hook=hook)
+    before = files(tmp_path / 'first')
+    start(tmp_path / 'other', load_from=str(tmp_path / 'first/epoch_2.pth'), hook=hook)
+    assert files(tmp_path / 'first') == before
+    published, = (tmp_path / 'other').glob('*-????????.pth')
+    assert files(tmp_path / 'other') == ['epoch_3.pth', published.name, 'epoch_4.pth']
+    content = torch.load(published, weights_only=True)
+    assert content.keys() == {'meta', 'state_dict'}
+    assert content['meta']['iter'] == 16
+
+
 def test_what_is_the_best_elsewhere_is_none_of_this_run(tmp_path):
     """Nothing after the second epoch is better."""
     start(tmp_path / 'first', accident=Accident(9, kill, 'before_train_iter'))

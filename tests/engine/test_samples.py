@@ -1,11 +1,13 @@
 """Loading single images: reproducible in any worker, named when bad, skipped when asked."""
 import re
+from itertools import repeat
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from mmengine.runner import IterBasedTrainLoop
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -49,22 +51,63 @@ def test_loading_in_the_main_process_does_not_change_what_training_draws():
 
 
 def test_without_epochs_draws_follow_from_the_iteration_where_there_are_no_workers():
-    dataset = Draws(pipeline=[draw])
-    runner = SimpleNamespace(train_loop=None, iter=4, seed=5, train_dataloader=SimpleNamespace(
-        dataset=dataset, num_workers=0))
-    hook = samples.SamplesHook()
-    hook.before_train_epoch(runner)
+    hook, runner = by_iterations(at=4)
+    dataset = runner.train_dataloader.dataset
     fourth = dataset[3]
-    assert torch.equal(fourth, dataset[3])
     hook.after_train_iter(runner, 0)
     fifth = dataset[3]
     assert not (fourth == fifth)[:2].any()
-    runner.iter = 5  # another run goes on there
-    samples.SamplesHook().before_train_epoch(runner)
-    assert torch.equal(fifth, dataset[3])
-    runner.train_dataloader = SimpleNamespace(dataset=Draws(pipeline=[draw]), num_workers=1)
-    samples.SamplesHook().before_train_epoch(runner)
-    assert runner.train_dataloader.dataset.pipeline.seed is None
+    _, later = by_iterations(at=5)  # another run goes on there
+    assert torch.equal(fifth, later.train_dataloader.dataset[3])
+    _, loaded = by_iterations(at=4, workers=1)
+    assert loaded.train_dataloader.dataset.pipeline.seed is None
+
+
+def by_iterations(at, dataset=None, workers=0, batch=()):
+    """A hook and its runner, which goes on after so many iterations with one batch each time."""
+    dataset = dataset or Draws(pipeline=[draw])
+    loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    loop.dataloader_iterator = (
+        torch.stack([dataset[i] for i in indices]) for indices in repeat(batch))
+    runner = SimpleNamespace(train_loop=loop, iter=at, seed=5, train_dataloader=SimpleNamespace(
+        dataset=dataset, num_workers=workers))
+    hook = samples.SamplesHook()
+    hook.before_train_epoch(runner)
+    return hook, runner
+
+
+def test_a_sample_that_comes_again_in_a_batch_draws_anew():
+    def begin(at):
+        two = ConcatDataset([Draws(pipeline=[draw]) for _ in range(2)])
+        # 13 is the fourth of the second data set.
+        hook, runner = by_iterations(at, two, batch=[3, 13, 3, 4, 3, 13])
+        return hook, runner, runner.train_loop
+
+    hook, runner, loop = begin(4)
+    fourth = next(loop.dataloader_iterator)
+    hook.after_train_iter(runner, 0)
+    fifth = next(loop.dataloader_iterator)
+    assert len(torch.cat([fourth, fifth])[:, 0].unique()) == 12
+    _, _, resumed = begin(5)
+    for _ in range(5):  # what is passed over may be loaded
+        next(resumed.dataloader_iterator)
+    assert torch.equal(fifth, next(resumed.dataloader_iterator))
+    # What comes first draws what it draws by epochs, where nothing is counted.
+    assert torch.equal(fourth[0], batches(4, workers=0)[3])
+
+
+def test_samples_by_epoch_draw_the_same_however_often_they_come():
+    dataset = Draws(pipeline=[draw])
+    samples.guard(dataset, seed=[5, 0], epoch=torch.tensor(0))
+    assert torch.equal(dataset[3], dataset[3])
+
+
+def test_samples_without_an_index_draw_from_the_state_that_there_is():
+    pipeline = SamplePipeline(lambda data: torch.rand(2), seed=[5, 0], epoch=torch.tensor(0))
+    torch.manual_seed(1)
+    expected = torch.rand(2, 2)
+    torch.manual_seed(1)
+    assert torch.equal(torch.stack([pipeline({}), pipeline({})]), expected)
 
 
 def test_samples_that_occur_more_than_once_in_an_epoch_are_known():
