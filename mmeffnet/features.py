@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 from mmeffnet.arch import Arch, nearest
 from mmeffnet.registry import TASK_UTILS
@@ -115,10 +116,15 @@ def resolve_scaling(scaling) -> ModelScaling | None:
 
 def check_indices(out_indices, total: int) -> tuple[int, ...]:
     """Sorted, non-negative output indices."""
-    if isinstance(out_indices, int) or not out_indices:
+    try:
+        indices = tuple(out_indices)
+    except TypeError:  # a number, None, or an array without axes
+        indices = ()
+    if not indices:
         raise ValueError(f'out_indices={out_indices!r} must be a sequence of output indices')
-    for index in out_indices:
-        if not isinstance(index, int) or not -total <= index < total:
-            raise ValueError(f'out_indices={tuple(out_indices)!r} must lie in '
+    for index in indices:
+        whole = isinstance(index, Integral) and not isinstance(index, bool)
+        if not whole or not -total <= index < total:
+            raise ValueError(f'out_indices={indices!r} must lie in '
                              f'0..{total - 1}, and {index!r} does not')
-    return tuple(sorted({index % total for index in out_indices}))
+    return tuple(sorted({int(index) % total for index in indices}))

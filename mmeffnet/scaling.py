@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import InitVar, dataclass, replace
 from fractions import Fraction
-from numbers import Integral
+from numbers import Integral, Real
 
 from mmeffnet.arch import Arch
 
@@ -56,7 +56,8 @@ class ModelScaling:
     The published B1 to B7 are *not* this formula: B7 is depth 3.1, width 2.0, 600 px,
     while phi=7 gives 3.58, 1.95 and 596. ``arch='b7'`` builds the published network.
 
-    Raises ValueError for a factor that is not above 0, and for phi beside a factor.
+    Numbers of numpy become Python's. Raises ValueError for a factor that is not above 0, and
+    for phi beside a factor.
     """
     width: float | None = None
     depth: float | None = None
@@ -77,23 +78,27 @@ class ModelScaling:
             if given:
                 raise ValueError(f'phi={phi} sets width, depth and resolution together; '
                                  f'remove {", ".join(given)} or remove phi')
-            _check_positive(alpha=alpha, beta=beta, gamma=gamma, base_resolution=base_resolution)
-            if not isinstance(phi, (int, float)) or not 0 <= phi < math.inf:
+            alpha, beta, gamma, base_resolution = _positive(
+                alpha=alpha, beta=beta, gamma=gamma, base_resolution=base_resolution).values()
+            power = _number(phi)
+            if not 0 <= power < math.inf:
                 raise ValueError(f'phi={phi!r} must be a finite number of at least 0')
-            factors = dict(width=beta**phi, depth=alpha**phi,
-                           resolution=round(base_resolution * gamma**phi))
+            factors = dict(width=beta**power, depth=alpha**power,
+                           resolution=round(base_resolution * gamma**power))
         for name, value in factors.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        _check_positive(width=self.width, depth=self.depth, resolution=self.resolution,
-                        divisor=self.divisor)
+        values = _positive(width=self.width, depth=self.depth, resolution=self.resolution,
+                           divisor=self.divisor)
         for name in ('resolution', 'divisor'):
-            value = getattr(self, name)
-            if value != int(value):
-                raise ValueError(f'{name}={value!r} must be a whole number')
-            object.__setattr__(self, name, int(value))  # 240.0, or a number of numpy
-        if not 0 < self.round_limit <= 1:
+            if values[name] != int(values[name]):
+                raise ValueError(f'{name}={values[name]!r} must be a whole number')
+            values[name] = int(values[name])
+        values['round_limit'] = _number(self.round_limit)
+        if not 0 < values['round_limit'] <= 1:
             raise ValueError(f'round_limit={self.round_limit!r} must be above 0, at most 1')
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_phi(cls, phi: float, alpha: float = 1.2, beta: float = 1.1, gamma: float = 1.15,
@@ -141,9 +146,24 @@ def _exact(number) -> Fraction:
     return number if isinstance(number, Fraction) else Fraction(str(number))
 
 
-def _check_positive(**values) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (float, Integral)) or not value > 0:
-            raise ValueError(f'{name}={value!r} must be a number above 0')
-        if math.isinf(value):
-            raise ValueError(f'{name}={value!r} must be finite')
+def _number(value) -> int | float | Fraction:
+    """``value`` as a number of Python; not a number (nan) for what is none.
+
+    numpy's float32 of 1.2 is 1.2, the decimal that was written, and not 1.2000000476837158.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    if isinstance(value, Fraction):
+        return value
+    return int(value) if isinstance(value, Integral) else float(str(value))
+
+
+def _positive(**values) -> dict[str, int | float | Fraction]:
+    """The values as numbers of Python; ValueError for one that is not above 0, or infinite."""
+    numbers = {name: _number(value) for name, value in values.items()}
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f'{name}={values[name]!r} must be a number above 0')
+        if math.isinf(number):
+            raise ValueError(f'{name}={values[name]!r} must be finite')
+    return numbers

@@ -2,6 +2,7 @@
 import doctest
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peers import TINY
@@ -45,6 +46,29 @@ def test_built_backbone_tells_the_outputs_it_returns():
 def test_negative_index_is_the_head():
     (head, ) = feature_info('b0', (-1, ))
     assert (head.index, head.name, head.channels, head.stride) == (6, 'head', 1280, 32)
+
+
+@pytest.mark.parametrize('indices', [
+    np.array([2, 3, 4, 5]), [np.int64(2), np.uint8(3), 4, np.int32(-2)], np.array([5, 4, 3, 2])],
+    ids=['array', 'list', 'descending'])
+def test_indices_of_numpy_are_indices(indices):
+    assert feature_info('b0', indices) == feature_info('b0', (2, 3, 4, 5))
+    with torch.device('meta'):
+        network = EfficientNet(arch=TINY, out_indices=indices)
+    assert network.out_indices == (2, 3, 4, 5)
+    assert {type(index) for index in network.out_indices} == {int}
+
+
+@pytest.mark.parametrize('indices', [np.array([]), np.array(3), np.int64(3), None, ()])
+def test_what_is_no_sequence_of_indices_is_refused(indices):
+    with pytest.raises(ValueError, match=r'out_indices=.* must be a sequence of output indices'):
+        EfficientNet(out_indices=indices)
+
+
+@pytest.mark.parametrize('indices', [(2, True), np.array([2.0, 3.0]), np.array([[2, 3]])])
+def test_what_is_no_whole_number_is_no_index(indices):
+    with pytest.raises(ValueError, match=r'^out_indices=.* must lie in 0\.\.6, and .* does not$'):
+        feature_info('b0', indices)
 
 
 def test_scaling_of_a_config_counts():

@@ -1,5 +1,7 @@
 """Compound scaling: rounding, the formula against the table, and what scaling keeps."""
 import math
+import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -91,9 +93,10 @@ def test_phi_beside_a_factor_is_refused(given):
         ModelScaling(phi=1, **{given: 2})
 
 
-@pytest.mark.parametrize('phi', [-1, math.inf, math.nan, '1'])
+@pytest.mark.parametrize('phi', [-1, math.inf, math.nan, '1', True, np.int64(-1)])
 def test_phi_that_is_no_number_from_zero_is_refused(phi):
-    with pytest.raises(ValueError, match=f'phi={phi!r} must be a finite number of at least 0'):
+    message = f'phi={phi!r} must be a finite number of at least 0'
+    with pytest.raises(ValueError, match=re.escape(message)):
         ModelScaling(phi=phi)
 
 
@@ -122,9 +125,30 @@ def test_whole_numbers_of_any_kind_are_whole_numbers(kind):
     assert scaling.apply(MBCONV).head == 1408  # 1280 x 1.1
 
 
-@pytest.mark.parametrize('limit', [0, 1.1])
+@pytest.mark.parametrize('kind', [np.float16, np.float32, np.float64])
+def test_factors_of_numpy_are_the_decimals_that_were_written(kind):
+    scaling = ModelScaling(width=kind(1.2), depth=kind(2.2), round_limit=kind(0.9))
+    assert scaling == ModelScaling(width=1.2, depth=2.2, round_limit=0.9)
+    assert {type(value) for value in (scaling.width, scaling.depth, scaling.round_limit)} == {float}
+    # float32's 2.2 is 2.2000000476837158, and times 25 it would round up to 56.
+    assert round_repeats(25, scaling.depth) == 55
+
+
+@pytest.mark.parametrize('kind', [np.int64, np.uint8, np.float32])
+def test_phi_and_coefficients_of_numpy_are_numbers(kind):
+    scaling = ModelScaling(phi=kind(2), alpha=kind(2), beta=kind(3), base_resolution=kind(32))
+    assert scaling == ModelScaling(phi=2, alpha=2, beta=3, base_resolution=32)
+    assert not isinstance(scaling.width, np.generic)
+
+
+def test_a_fraction_stays_exact():
+    # As a float it is 1.6666666666666667, and three times that is above 5.
+    assert ModelScaling(depth=Fraction(5, 3)).apply(MBCONV).stages[3].repeats == 5
+
+
+@pytest.mark.parametrize('limit', [0, 1.1, True, '0.9'])
 def test_round_limit_outside_its_range_is_refused(limit):
-    with pytest.raises(ValueError, match=f'round_limit={limit} must be above 0, at most 1'):
+    with pytest.raises(ValueError, match=f'round_limit={limit!r} must be above 0, at most 1'):
         ModelScaling(round_limit=limit)
 
 

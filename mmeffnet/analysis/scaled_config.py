@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 from mmeffnet.analysis.complexity import complexity
@@ -23,6 +24,11 @@ BASES = {MBCONV: 'efficientnet/efficientnet-b0_8xb256-paper_in1k.py',
          LITE: 'efficientnet_lite/efficientnet-lite0_8xb256-paper_in1k.py'}
 # The parts of a model that are scaled, and the types whose arguments do it.
 PARTS = {'backbone': 'mmeffnet.EfficientNet', 'head': 'mmeffnet.EfficientNetHead'}
+# What goes with weights, by its place in a config, and what it is without them. Of the initial
+# weights of a part only those of a checkpoint do.
+WITH_WEIGHTS = {'load_from': None, 'model.pretrained': None, 'model.init_cfg': None,
+                'model.head.init_cfg': None, 'model.backbone.init_cfg': None,
+                'model.backbone.frozen_stages': 0, 'model.backbone.norm_eval': False}
 
 
 def dropout(family: Variant, multiply_adds: int) -> float:
@@ -83,8 +89,14 @@ def write(recipe: Recipe, path: Path) -> list[str]:
 
 def base_config(base: str):
     """The config ``base``: the name of a shipped one, or a path."""
-    shipped = MIM / 'configs' / base
-    return load_config(str(shipped if shipped.is_file() else base))
+    return load_config(str(MIM / 'configs' / base) if _is_shipped(base) else base)
+
+
+def _is_shipped(base: str) -> bool:
+    """Whether ``base`` is a name of ours; absolute paths and ``..`` lead out of our folder."""
+    path = Path(base)
+    return (not path.is_absolute() and '..' not in path.parts
+            and (MIM / 'configs' / path).is_file())
 
 
 def _for_other_weights(recipe: Recipe, cfg) -> dict[str, int | None]:
@@ -96,12 +108,16 @@ def _for_other_weights(recipe: Recipe, cfg) -> dict[str, int | None]:
             return {}
     except ValueError as error:
         raise InputError(f'--base {recipe.base!r}: {error}') from error
-    initial = backbone.get('init_cfg') or []
-    loads = any('checkpoint' in part
-                for part in ([initial] if isinstance(initial, Mapping) else initial))
-    found = {'init_cfg': (loads, None), 'frozen_stages': (backbone.get('frozen_stages'), 0),
-             'load_from': (cfg.get('load_from'), None)}
-    return {name: instead for name, (there, instead) in found.items() if there}
+    found = {place: reduce(lambda part, name: part.get(name), place.split('.'), cfg)
+             for place in WITH_WEIGHTS}
+    return {place: WITH_WEIGHTS[place] for place, value in found.items()
+            if (_loads(value) if place.endswith('init_cfg') else value)}
+
+
+def _loads(initial) -> bool:
+    """Whether initial weights, of one ``init_cfg`` or a list, come from a checkpoint."""
+    return any('checkpoint' in part for part in (
+        [initial] if isinstance(initial, Mapping) else initial or ()))
 
 
 def _notes(recipe: Recipe, cfg, dropped) -> Iterator[str]:
@@ -119,19 +135,29 @@ def _model(recipe: Recipe, cfg, dropped) -> list[str]:
         f"dict(\n            {'_delete_=True, ' if 'scaling' in cfg.model.backbone else ''}"
         f"type='mmeffnet.ModelScaling', width={recipe.scaling.width!r}, "
         f'depth={recipe.scaling.depth!r},\n            resolution={recipe.resolution})')
-    more = ''.join(f', {name}={value}' for name, value in dropped.items() if name != 'load_from')
     classes = recipe.classes or cfg.model.head.num_classes
     lines = [
         'model = dict(',
-        f'    backbone=dict(arch={recipe.arch!r}, drop_path_rate={DROP_PATH_RATE}{more}, '
-        f'scaling={scaling}),',
-        f'    head=dict(in_channels={recipe.head}, dropout={recipe.dropout}, '
-        f'num_classes={classes}))']
+        *_instead(dropped, 'model'),
+        '    backbone=dict(',
+        *_instead(dropped, 'model.backbone'),
+        f'        arch={recipe.arch!r}, drop_path_rate={DROP_PATH_RATE}, scaling={scaling}),',
+        '    head=dict(',
+        *_instead(dropped, 'model.head'),
+        f'        in_channels={recipe.head}, dropout={recipe.dropout}, num_classes={classes}))']
     if 'num_classes' in (cfg.model.get('data_preprocessor') or {}):
         lines.insert(1, f'    data_preprocessor=dict(num_classes={classes}),')
     if 'num_classes' in (cfg.get('data_preprocessor') or {}):
         lines.append(f'data_preprocessor = dict(num_classes={classes})')
     return lines
+
+
+def _instead(dropped, part: str) -> Iterator[str]:
+    """What is written in the arguments of ``part`` for those of the base, a line each."""
+    for place, value in dropped.items():
+        owner, _, name = place.rpartition('.')
+        if owner == part:
+            yield f'{"    " * len(part.split("."))}{name}={value},'
 
 
 def _data(recipe: Recipe, cfg) -> list[str]:
@@ -174,6 +200,6 @@ def _lines(rows) -> str:
 
 def _reference(base: str, folder: Path) -> str:
     """How a config in ``folder`` names its base: by the package, or by a path from there."""
-    if (MIM / 'configs' / base).is_file():
+    if _is_shipped(base):
         return f'mmeffnet::{base}'
     return os.path.relpath(base, folder)

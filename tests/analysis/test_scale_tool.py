@@ -1,6 +1,7 @@
 """tools/scale.py: what it finds, prints and writes, and what it refuses."""
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,7 +230,8 @@ def test_pipelines_that_a_hook_exchanges_are_scaled_too(scale, tmp_path):
 def test_weights_for_another_network_are_not_inherited(scale, tmp_path):
     base = 'finetune/efficientnet-lite0_custom.py'
     out = scale('--arch', 'lite0', *SMALL, '--base', base, '--out', tmp_path / 'c.py')
-    assert f'\nnot inherited: init_cfg, frozen_stages; the weights that {base} is for' in out
+    assert ('\nnot inherited: model.backbone.init_cfg, model.backbone.frozen_stages; the weights '
+            f'that {base} is for') in out
     cfg, model = built(tmp_path / 'c.py')
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert [part['type'] for part in model.backbone.init_cfg] == [
@@ -240,6 +242,69 @@ def test_weights_for_another_network_are_not_inherited(scale, tmp_path):
     assert 'not inherited' not in out
     assert cfg.model.backbone.init_cfg.type == 'Pretrained'
     assert cfg.model.backbone.frozen_stages == 2
+
+
+def test_all_that_goes_with_weights_stays_with_the_network_of_the_base(scale, tmp_path):
+    base, out = tmp_path / 'base.py', tmp_path / 'c.py'
+    pretrained = "init_cfg=[dict(type='Pretrained', checkpoint='w.pth')]"
+    base.write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
+        f"model = dict(pretrained='w.pth', {pretrained}, head=dict({pretrained}),\n"
+        f"             backbone=dict({pretrained}, frozen_stages=2, norm_eval=True))\n")
+    said = scale(*SMALL, '--base', base, '--out', out)
+    assert ('not inherited: model.pretrained, model.init_cfg, model.head.init_cfg, '
+            'model.backbone.init_cfg, model.backbone.frozen_stages, model.backbone.norm_eval; '
+            ) in said
+    cfg, model = built(out)
+    assert cfg.model.pretrained is cfg.model.init_cfg is model.init_cfg is None
+    assert model.head.init_cfg['type'] == 'Uniform'
+    assert (model.backbone.frozen_stages, model.backbone.norm_eval) == (0, False)
+    assert all(module.training for module in model.train().modules())
+    # The network of the base itself keeps all of it.
+    assert 'not inherited' not in scale('--resolution', 64, '--base', base, '--out', out)
+    kept, before = Config.fromfile(out).model, base_config(str(base)).model
+    assert (kept.pretrained, kept.init_cfg, kept.head.init_cfg) == (
+        'w.pth', before.init_cfg, before.init_cfg)
+    assert (kept.backbone.init_cfg, kept.backbone.norm_eval) == (before.init_cfg, True)
+
+
+def test_initial_weights_without_a_checkpoint_are_inherited(scale, tmp_path):
+    (tmp_path / 'base.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
+        "model = dict(init_cfg=dict(type='Normal', layer='Linear', std=0.5))\n")
+    out = scale(*SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
+    assert 'not inherited' not in out
+    assert Config.fromfile(tmp_path / 'c.py').model.init_cfg.std == 0.5
+
+
+def test_a_base_is_named_alike_however_its_path_is_given(scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'configs').mkdir()
+    Path('base.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n")
+    for name, base in (('relative', 'base.py'), ('absolute', tmp_path / 'base.py')):
+        scale(*SMALL, '--base', base, '--out', f'configs/{name}.py')
+    relative, absolute = (Path(f'configs/{name}.py').read_text()
+                          for name in ('relative', 'absolute'))
+    assert "_base_ = '../base.py'" in relative
+    assert absolute == relative
+
+
+def test_a_path_that_leaves_a_folder_is_no_name_of_ours(scale, tmp_path, monkeypatch):
+    # From the shipped configs this path leads to a file too.
+    name = 'configs/efficientnet/efficientnet-b0_8xb256-paper_in1k.py'
+    own = tmp_path / name
+    own.parent.mkdir(parents=True)
+    own.write_text(f"_base_ = 'mmeffnet::{name.removeprefix('configs/')}'\n"
+                   'auto_scale_lr = dict(base_batch_size=1024)\n')
+    (tmp_path / 'below').mkdir()
+    monkeypatch.chdir(tmp_path / 'below')
+    scale(*SMALL, '--base', f'../{name}', '--out', 'c.py')
+    assert f"_base_ = '../{name}'" in Path('c.py').read_text()
+    # Its rate is for 1024 images a step; c.py takes 2048, as ours does.
+    ours = base_config(name.removeprefix('configs/'))
+    assert Config.fromfile('c.py').optim_wrapper.optimizer.lr == pytest.approx(
+        ours.optim_wrapper.optimizer.lr * 2048 / 1024)
 
 
 @pytest.mark.parametrize('argv', [['--arch', 'b0'], SMALL])

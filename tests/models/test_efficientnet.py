@@ -176,7 +176,7 @@ def test_scaling_something_scaled_is_refused():
 
 
 def test_scaling_that_is_no_scaling_is_refused():
-    with pytest.raises(ValueError, match=r"scaling=1\.5 must be dict\(type='mmeffnet.Model"):
+    with pytest.raises(ValueError, match=r'scaling=1\.5 must be a dict of the arguments of Mode'):
         EfficientNet(arch='b0', scaling=1.5)
 
 
