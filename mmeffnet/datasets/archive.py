@@ -34,7 +34,8 @@ from mmeffnet.files import remove_parts, whole
 MANIFEST = 'archive.json'
 LOCK = '.writing'
 VERSION = 1
-HALF = re.compile(r'\.(.+)\.\d+-[0-9a-f]+\.part')  # what files.whole calls a file that it writes
+# What files.whole calls a file that it writes; earlier versions did so by the process alone.
+HALF = re.compile(r'\.(.+)\.\d+(-[0-9a-f]+)?\.part')
 
 
 class Kind(NamedTuple):

@@ -145,7 +145,8 @@ def test_a_writer_that_was_interrupted_goes_on(config, monkeypatch, name, capsys
     expected = {path.name: path.read_bytes() for path in whole.iterdir()}
     (whole / 'archive.json').unlink()
     (whole / f'part-00001.{TOOLS[name][2]}').unlink()  # killed between index and payload
-    (whole / f'.part-00002.{TOOLS[name][2]}.17.part').write_bytes(b'half')
+    for process in ('17', '17-0a1b2c3d'):  # as earlier versions called it, too
+        (whole / f'.part-00002.{TOOLS[name][2]}.{process}.part').write_bytes(b'half')
     payload = whole / f'part-00002.{TOOLS[name][2]}'
     payload.write_bytes(payload.read_bytes()[:-1])  # a disk that was full
     kept = (whole / f'part-00000.{TOOLS[name][2]}').stat().st_mtime_ns
@@ -234,7 +235,7 @@ def test_two_processes_do_not_write_one_archive(config, capsys):
     folder = written(config, 'pack')
     parts = {path: path.read_bytes() for path in folder.iterdir()}
     with archive._alone(folder):
-        half = folder / '.part-00001.bin.17.part'
+        half = folder / '.part-00001.bin.17-0a1b2c3d.part'
         half.touch()
         refused('pack', config, '--out', folder, '--images-per-part', 4)
         assert half.exists()
