@@ -1,5 +1,6 @@
 """Bytes that a training step keeps for its backward pass, counted without memory."""
 from contextlib import contextmanager
+from functools import cache
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,7 @@ def saved_bytes(model: nn.Module, images: torch.Tensor, labels: torch.Tensor,
     return saved.bytes, kept
 
 
+@cache  # a network is run for it, some seconds each time
 def activations(arch: str | Arch, resolution: int, precision: torch.dtype = torch.float32
                 ) -> Activations:
     """What a variant, or an architecture, keeps for each image of a batch.

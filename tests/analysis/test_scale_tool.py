@@ -227,6 +227,7 @@ def test_pipelines_that_a_hook_exchanges_are_scaled_too(scale, tmp_path):
         assert (stage.action_epoch, stage.batch_augments) == (old.action_epoch, old.batch_augments)
 
 
+@pytest.mark.slow
 def test_weights_for_another_network_are_not_inherited(scale, tmp_path):
     base = 'finetune/efficientnet-lite0_custom.py'
     out = scale('--arch', 'lite0', *SMALL, '--base', base, '--out', tmp_path / 'c.py')
@@ -244,6 +245,7 @@ def test_weights_for_another_network_are_not_inherited(scale, tmp_path):
     assert cfg.model.backbone.frozen_stages == 2
 
 
+@pytest.mark.slow
 def test_all_that_goes_with_weights_stays_with_the_network_of_the_base(scale, tmp_path):
     base, out = tmp_path / 'base.py', tmp_path / 'c.py'
     pretrained = "init_cfg=[dict(type='Pretrained', checkpoint='w.pth')]"
@@ -277,6 +279,7 @@ def test_initial_weights_without_a_checkpoint_are_inherited(scale, tmp_path):
     assert Config.fromfile(tmp_path / 'c.py').model.init_cfg.std == 0.5
 
 
+@pytest.mark.slow
 def test_a_base_is_named_alike_however_its_path_is_given(scale, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'configs').mkdir()
@@ -308,6 +311,7 @@ def test_a_path_that_leaves_a_folder_is_no_name_of_ours(scale, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize('argv', [['--arch', 'b0'], SMALL])
+@pytest.mark.slow
 def test_the_scaling_of_a_base_is_not_added_to_that_asked_for(argv, scale, tmp_path):
     (tmp_path / 'base.py').write_text(
         "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
