@@ -1,7 +1,7 @@
 """Bytes that a training step keeps for its backward pass, counted without memory."""
 from contextlib import contextmanager
-from functools import cache
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
