@@ -2,11 +2,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmeffnet.analysis.complexity import Complexity, complexity
+from mmeffnet.analysis.quantities import SECONDS, UNITS, amount, milliseconds, number
 from mmeffnet.analysis.targets import Found, Ratio, nearest
 from mmeffnet.arch import Arch
 from mmeffnet.errors import InputError, one_line_errors
@@ -14,8 +14,6 @@ from mmeffnet.features import resolve_arch
 from mmeffnet.scaling import ModelScaling
 from mmeffnet.variants import VARIANTS, Variant, get_variant
 
-UNITS = {'': 1, 'K': 1e3, 'M': 1e6, 'G': 1e9, 'T': 1e12}
-SECONDS = {'s': 1, 'ms': 1e-3, 'us': 1e-6}
 CLASSES = 1000  # of the paper's recipe
 DESCRIPTION = """Scale depth, width and resolution of a network together.
 
@@ -160,12 +158,12 @@ def _by_latency(args, ratio: Ratio) -> ModelScaling:
     def cost(scaling):
         seconds = latency(resolve_arch(args.arch, scaling), scaling.resolution, device,
                           args.classes)
-        print(f'{_ms(seconds)}: width {scaling.width:g}, depth {scaling.depth:g}, '
+        print(f'{milliseconds(seconds)}: width {scaling.width:g}, depth {scaling.depth:g}, '
               f'{scaling.resolution} px', flush=True)
         return seconds
 
     found = nearest(cost, target, ratio, grain=0.1)
-    return _accepted(args, '--target-latency', target, found, _ms)
+    return _accepted(args, '--target-latency', target, found, milliseconds)
 
 
 def _accepted(args, flag: str, target: float, found: list[Found], say) -> ModelScaling:
@@ -180,30 +178,6 @@ def _accepted(args, flag: str, target: float, found: list[Found], say) -> ModelS
     print(f'phi {best.phi:g}: {say(best.cost)}, {best.cost / target - 1:+.2%} of '
           f'{flag} {say(target)}\n')
     return best.scaling
-
-
-def number(flag: str, text: str, units: dict[str, float]) -> float:
-    """'1.5G' or '30ms' as a number above 0; InputError names the flag and the units."""
-    match = re.fullmatch(r'\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*', text)
-    known = {unit.lower(): factor for unit, factor in units.items()}
-    try:
-        value = float(match[1]) * known[match[2].lower()]
-    except (TypeError, ValueError, KeyError):
-        value = 0
-    if not 0 < value < float('inf'):
-        raise InputError(f'{flag} {text!r} must be a number above 0, with one of the units '
-                         f'{", ".join(unit for unit in units if unit)}')
-    return value
-
-
-def amount(value: float) -> str:
-    """A count with its unit: 1.234 G."""
-    unit = next((u for u in ('T', 'G', 'M', 'K') if value >= UNITS[u]), '')
-    return f'{value / UNITS[unit]:.4g}{unit}'
-
-
-def _ms(seconds: float) -> str:
-    return f'{seconds * 1e3:.3g}ms'
 
 
 def show_memory(scaled: Scaled, args: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ from mmengine.model import bias_init_with_prob
 from torch import nn
 
 from mmeffnet.detection.layers import SeparableConv
+from mmeffnet.grids import DEFAULTS
 from mmeffnet.models.efficientnet import complete_norm_cfg
-from mmeffnet.pyramid import DEFAULTS
 from mmeffnet.registry import MODELS, TASK_UTILS
 
 # Width and height of anchors; their areas differ a little, and published weights know these.
