@@ -146,13 +146,15 @@ def test_a_head_of_another_width_than_the_neck_is_refused(name):
     check_model(model)
 
 
-def test_a_pyramid_may_leave_out_levels_that_are_equal():
-    model = retinanet(channels=(32, 16, 24, 40, 112, 320), out_indices=(0, 1, 2, 3, 4, 5),
-                      start_level=3)
-    check_model(model)
-    model = retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6), start_level=0)
-    model['neck'].update(end_level=2)
-    check_model(model)
+@pytest.mark.parametrize(('channels', 'outputs', 'taken', 'both'), [
+    ((32, 16, 24, 40, 112, 320), (0, 1, 2, 3, 4, 5), dict(start_level=3), 'outputs 0 and 1'),
+    ((40, 112, 320, 1280), (3, 4, 5, 6), dict(end_level=2), 'outputs 5 and 6')])
+def test_a_pyramid_may_leave_out_levels_that_are_equal(channels, outputs, taken, both):
+    model = retinanet(channels=channels, out_indices=outputs, start_level=0)
+    with pytest.raises(InputError, match=f'{both} both have stride'):
+        check_model(model)  # which takes all of them
+    model['neck'].update(taken)
+    assert check_model(model) is None
 
 
 def test_a_level_that_is_to_go_moves_the_last_one():

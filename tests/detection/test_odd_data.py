@@ -206,7 +206,10 @@ def test_heads_for_objects_of_panoptic_data_have_the_classes_of_things(tmp_path,
 
 def test_a_head_is_not_held_against_the_things_of_other_classes(tmp_path):
     dataset = panoptic(tmp_path, dict(classes=PANOPTIC['classes']))  # beside COCO's 80 things
-    check_dataset(dataset, heads(roi_head__bbox_head=2), 'train_dataloader')
+    assert len(dataset.metainfo['thing_classes']) == 80
+    assert check_dataset(dataset, heads(roi_head__bbox_head=2), 'train_dataloader') is None
+    with pytest.raises(InputError, match=r'has 3 classes and .*model\.decode_head\.num_classes=3'):
+        check_dataset(dataset, heads(decode_head=2, roi_head__bbox_head=2), 'train_dataloader')
 
 
 def test_mmdets_panoptic_fpn_fits_its_data():
