@@ -375,9 +375,15 @@ def test_a_base_that_is_no_efficientnet_is_refused(refused, tmp_path):
     assert not (tmp_path / 'c.py').exists()
 
 
-def test_a_base_without_the_head_of_ours_is_refused(refused, tmp_path):
-    assert "its head is None, and only 'mmeffnet.EfficientNetHead' is scaled here" in refused(
-        *SMALL, '--base', 'detection/retinanet_effb0_fpn_1x_coco.py', '--out', tmp_path / 'c.py')
+@pytest.mark.parametrize(('head', 'named'), [
+    ('None', 'None'), ("dict(_delete_=True, type='LinearClsHead', num_classes=10,"
+                       " in_channels=1280)", "'LinearClsHead'")])
+def test_a_base_without_the_head_of_ours_is_refused(head, named, refused, tmp_path):
+    (tmp_path / 'base.py').write_text(
+        "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"
+        f'model = dict(head={head})\n')
+    assert f"its head is {named}, and only 'mmeffnet.EfficientNetHead' is scaled here" in refused(
+        *SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
 
 
 @pytest.mark.parametrize('part', ['train', 'val'])
