@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Write mmeffnet/weights/published.csv from what the installed libraries publish.
 
-For maintainers, with mmpretrain, timm and torchvision installed: python tools/make_catalog.py
-writes the file, --check exits with 1 where it differs. What no installed library knows, the
-TensorFlow, Keras and PyPI sets, is in the tables below with its source.
+For maintainers, with the official mmpretrain, timm and torchvision installed: python
+tools/make_catalog.py writes the file, --check exits with 1 where it differs. What no installed
+library knows, the TensorFlow, Keras and PyPI sets, is in the tables below with its source.
 """
 import argparse
 import csv
@@ -11,6 +11,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -205,6 +206,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--check', action='store_true', help='compare, and write nothing')
     args = parser.parse_args()
+    if 'mmpretrain' not in packages_distributions()['mmpretrain']:
+        sys.exit('error: the official mmpretrain is needed: a fork has its weights on another host')
     text = table()
     if args.check:
         sys.exit(0 if PUBLISHED.read_text() == text else f'{PUBLISHED} is not up to date')

@@ -210,6 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--check', action='store_true', help='compare, and write nothing')
     args = parser.parse_args()
+    if not (ROOT / 'docs').is_dir():
+        sys.exit(f'error: {ROOT} is no checkout: the files that are written here lie in one')
     wanted = files()
     old = set(ROOT.glob('configs/*/pretrained/*.py')) - set(wanted)
     differ = [path for path, text in wanted.items()
