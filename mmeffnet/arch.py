@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 BLOCKS = ('mbconv', 'fused')
 PADDINGS = ('same', 'symmetric')
+UNNAMED = 'stage'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class Block:
 class Stage:
     """One row of the architecture table: ``repeats`` blocks of one width.
 
+    name: for messages and configs; an architecture names a stage that has none by its place.
     block: 'mbconv' (expand, depthwise, project) or 'fused' (full convolution, project).
     kernel: odd, in pixels. stride: of the first block, 1 or 2.
     expand: hidden channels per input channel, >= 1. channels: output channels.
@@ -46,7 +48,7 @@ class Stage:
 
     Raises ValueError naming the stage, the field, the value and the rule.
     """
-    name: str = 'stage'
+    name: str = UNNAMED
     block: str
     kernel: int
     stride: int
@@ -63,8 +65,8 @@ class Stage:
                _is_count(self.kernel) and self.kernel % 2 == 1, 'an odd number of pixels')
         _check(self.name, 'stride', self.stride,
                _is_count(self.stride) and self.stride <= 2, '1 or 2')
-        _check(self.name, 'expand', self.expand,
-               _is_number(self.expand) and self.expand >= 1, 'a number of at least 1')
+        _check(self.name, 'expand', self.expand, _is_number(self.expand)
+               and 1 <= self.expand < float('inf'), 'a finite number of at least 1')
         _check_count(self.name, 'channels', self.channels)
         _check_count(self.name, 'repeats', self.repeats)
         _check(self.name, 'se_ratio', self.se_ratio,
@@ -130,7 +132,8 @@ class Arch:
 
         ``stages`` is a dict of stages by name, so that a child config can change one
         field of one stage, or a list of stages, named stage1, stage2, ...
-        Raises ValueError for a key that is missing or that no field has.
+        Raises ValueError for a key that is missing or that no field has, and for a name that two
+        stages have.
         """
         _check_keys(cls, 'arch', cfg)
         return cls(**cfg)
@@ -218,12 +221,18 @@ def _named_stages(stages) -> tuple[Stage, ...]:
         rows = [(f'stage{i}', row) for i, row in enumerate(stages, start=1)]
     else:
         raise ValueError(f'arch: stages={stages!r} must be a dict or a list of stages')
-    return tuple(_stage(name, row) for name, row in rows)
+    finished = tuple(_stage(name, row) for name, row in rows)
+    names = [stage.name for stage in finished]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'arch: {names.count(name)} stages have name={name!r}, which must be '
+                             'one stage alone; give each a name of its own')
+    return finished
 
 
 def _stage(name: str, row) -> Stage:
     if isinstance(row, Stage):
-        return row
+        return replace(row, name=name) if row.name == UNNAMED else row
     if not isinstance(row, Mapping):
         raise ValueError(f'{name}: {row!r} must be a dict of named fields, such as '
                          f"dict(block='mbconv', kernel=3, ...)")

@@ -27,7 +27,9 @@ def arch(**changes):
     ('kernel', 4, 'an odd number of pixels'), ('kernel', -3, 'an odd number of pixels'),
     ('kernel', '3', 'an odd number of pixels'),
     ('stride', -1, '1 or 2'), ('stride', 3, '1 or 2'), ('stride', True, '1 or 2'),
-    ('expand', 0, 'a number of at least 1'), ('expand', None, 'a number of at least 1'),
+    ('expand', 0, 'a finite number of at least 1'),
+    ('expand', None, 'a finite number of at least 1'),
+    ('expand', float('inf'), 'a finite number of at least 1'),
     ('channels', 0, 'a whole number above 0'), ('channels', 24.0, 'a whole number above 0'),
     ('repeats', -1, 'a whole number above 0'), ('repeats', 2.5, 'a whole number above 0'),
     ('se_ratio', 1.5, 'a number from 0 to 1'), ('se_ratio', -0.25, 'a number from 0 to 1'),
@@ -110,6 +112,18 @@ def test_named_stages_keep_their_names_and_their_order():
 def test_listed_stages_are_named_by_their_position():
     assert [row.name for row in arch(stages=[ROW, ROW, ROW]).stages] == [
         'stage1', 'stage2', 'stage3']
+
+
+def test_finished_stages_without_names_are_named_by_their_position_and_no_other():
+    described = arch(stages=(stage(), stage(name='wide', channels=40), stage()))
+    assert [row.name for row in described.stages] == ['stage1', 'wide', 'stage3']
+    assert Arch.from_dict(described.to_dict()) == described
+
+
+@pytest.mark.parametrize('second', [stage(name='x'), {**ROW, 'name': 'x'}])
+def test_a_name_is_that_of_one_stage(second):
+    with pytest.raises(ValueError, match="^arch: 2 stages have name='x', .* a name of its own$"):
+        arch(stages=[stage(name='x'), ROW, second])
 
 
 def test_dict_and_list_of_stages_mean_the_same():

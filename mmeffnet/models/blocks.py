@@ -5,6 +5,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import DropPath
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from mmeffnet.arch import Block
@@ -18,6 +19,8 @@ from mmeffnet.models.recompute import (
     recomputable,
     spatial_mean,
 )
+
+SHARDED = FSDPModule, FullyShardedDataParallel
 
 
 class SqueezeExcite(nn.Module):
@@ -47,14 +50,17 @@ class _AsBefore:
     A recomputation needs the modes and the weights of the forward pass, which may be those of
     ``functional_call``. Buffers are copies, so that BatchNorm does not count its batch a second
     time; without any it would save fewer tensors than before, which checkpointing refuses.
+    FSDP within a block exchanges the weights itself, for whole ones before a module runs.
     """
 
     def __init__(self, block: nn.Module):
+        sharded = any(isinstance(module, SHARDED) for module in block.modules())
         # A compiled module has nothing of its own: all is in the one that it wraps.
         self._then = [(vars(module), dict(
-            training=module.training, _parameters=dict(module._parameters),
+            training=module.training,
             _buffers={name: None if value is None else value.clone()
-                      for name, value in module._buffers.items()}))
+                      for name, value in module._buffers.items()},
+            **{} if sharded else dict(_parameters=dict(module._parameters))))
             for module in block.modules() if 'training' in vars(module)]
 
     def __enter__(self):
@@ -97,6 +103,8 @@ class ResidualBlock(nn.Module):
         if torch.compiler.is_compiling():
             # The compiler replays a functional graph, where statistics are updated once.
             return checkpoint(self._forward, x, use_reentrant=False)
+        if torch._C._are_functorch_transforms_active():  # which refuse what recomputes
+            return self._forward(x)
         return checkpoint(self._forward, x, use_reentrant=False,
                           context_fn=lambda: (nullcontext(), _AsBefore(self)))
 

@@ -13,9 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-from mmeffnet.models.formulas import INPUT, LIBRARY, WEIGHT
+from mmeffnet.models.formulas import INPUT, LIBRARY, WEIGHT, first_order
 from mmeffnet.models.layers import split_padding
 
 ROUNDS = 3
@@ -60,8 +59,8 @@ class _Convolution(torch.autograd.Function):
         return conv._conv_forward(x, weight.detach(), None)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        first_order('build the backbone with fast_gradients=False')
         return *conv_gradients(ctx.conv, grad, *ctx.saved_tensors, ctx.needs_input_grad[:2]), None
 
 

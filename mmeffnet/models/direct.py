@@ -123,6 +123,8 @@ def keep_rest(conv: nn.Conv2d, dtype: torch.dtype) -> None:
 
     Of weights nothing is kept: their rounding errors are many and cancel, that of a bias is one.
     """
+    if conv.bias.is_meta:  # it has no values yet
+        return
     bias = fine_bias(conv).detach().cpu()
     forget_rest(conv)
     if dtype in HALVES and bias.dtype not in HALVES:

@@ -1,4 +1,6 @@
 """The backbone: an architecture turned into layers."""
+from numbers import Integral
+
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -95,10 +97,12 @@ class EfficientNet(BaseModule):
         self.conv_cfg = conv_cfg or CONVS[self.arch.padding]
         self.norm_cfg = complete_norm_cfg(norm_cfg)
         self.act_cfg = act_cfg or dict(type=self.arch.activation)
+        for name in ('conv_cfg', 'act_cfg'):
+            check_layer(name, getattr(self, name))
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.out_channels = self.arch.head
-        if not (isinstance(in_channels, int) and in_channels > 0):
+        if not (_is_whole(in_channels) and in_channels > 0):
             raise ValueError(f'in_channels={in_channels!r} must be a whole number above 0')
         if not (isinstance(drop_path_rate, (int, float)) and 0 <= drop_path_rate < 1):
             raise ValueError(f'drop_path_rate={drop_path_rate!r} must be at least 0, below 1')
@@ -113,10 +117,11 @@ class EfficientNet(BaseModule):
         conv = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         groups = self._make_groups()
         self.layers = nn.ModuleList([
-            LeanConvModule(in_channels, self.arch.stem, 3, stride=2, padding=1, **conv), *groups,
+            LeanConvModule(int(in_channels), self.arch.stem, 3, stride=2, padding=1, **conv),
+            *groups,
             LeanConvModule(self.arch.stages[-1].channels, self.arch.head, 1, **conv)])
         self.out_indices = check_indices(out_indices, len(self.layers))
-        if frozen_stages not in range(len(self.layers) + 1):
+        if not (_is_whole(frozen_stages) and 0 <= frozen_stages <= len(self.layers)):
             raise ValueError(f'frozen_stages={frozen_stages!r} must be from 0 (nothing frozen) '
                              f'to {len(self.layers)} (all layers frozen)')
         self.frozen_stages = frozen_stages
@@ -228,14 +233,34 @@ class EfficientNet(BaseModule):
             layer.requires_grad_(False)
 
 
+def _is_whole(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_layer(name: str, cfg) -> None:
+    """ValueError for an argument that is no config of a layer."""
+    if not (isinstance(cfg, dict) and 'type' in cfg):
+        example = dict(norm_cfg='BN', act_cfg='SiLU', conv_cfg='Conv2d')[name]
+        raise ValueError(f'{name}={cfg!r} must be a dict with a type, such as '
+                         f'dict(type={example!r})')
+
+
 def complete_norm_cfg(norm_cfg: dict | None) -> dict:
-    """Add EfficientNet's eps and momentum to a BatchNorm config that does not set them."""
-    norm_cfg = dict(norm_cfg or dict(type='BN'))
+    """Add EfficientNet's eps and momentum to a BatchNorm config that does not set them.
+
+    ValueError for a config without a type, or of one that is not registered.
+    """
+    norm_cfg = norm_cfg or dict(type='BN')
+    check_layer('norm_cfg', norm_cfg)
     layer = norm_cfg['type']
     if isinstance(layer, str):
-        layer = MMENGINE_MODELS.get(layer)
+        with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:  # as mmcv finds it
+            layer = registry.get(layer)
+        if layer is None:
+            raise ValueError(f'norm_cfg={norm_cfg!r} must have the type of a registered layer, '
+                             "such as 'BN', 'SyncBN' or 'GN'")
     is_batch_norm = isinstance(layer, type) and issubclass(layer, _BatchNorm)
     # mmcv's own synchronised BatchNorm does not derive from PyTorch's.
     if is_batch_norm or norm_cfg['type'] == 'MMSyncBN':
         norm_cfg = {**BATCH_NORM, **norm_cfg}
-    return norm_cfg
+    return dict(norm_cfg)

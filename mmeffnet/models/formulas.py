@@ -17,6 +17,17 @@ HALVES = (torch.bfloat16, torch.float16)
 COLUMNS = 3
 
 
+def first_order(way_out: str) -> None:
+    """RuntimeError in a backward pass that is to be differentiated: formulas record no history.
+
+    PyTorch's ``once_differentiable`` refuses it later, and not at all where gradients of given
+    tensors are asked for: what these get through our functions would be missing in silence.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError('gradients of gradients (create_graph=True) are not computed here: '
+                           f'{way_out}')
+
+
 def _library(grad, x, weight, stride, padding, dilation, groups, *, mask):
     grads = torch.ops.aten.convolution_backward(grad, x, weight, None, stride, padding, dilation,
                                                 False, [0, 0], groups, [*mask, False])

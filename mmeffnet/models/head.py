@@ -43,7 +43,7 @@ class EfficientNetHead(LinearClsHead):
         if in_channels is None:
             raise ValueError('the head needs in_channels, or arch to take it from')
         dropout = 0.0 if dropout is None else dropout
-        if not 0 <= dropout < 1:
+        if not (isinstance(dropout, (int, float)) and 0 <= dropout < 1):
             raise ValueError(f'dropout={dropout!r} must be at least 0, below 1')
         if init_cfg is None:
             limit = 1 / math.sqrt(num_classes)
@@ -58,8 +58,13 @@ class EfficientNetHead(LinearClsHead):
 
 
 def clip_topk(topk, num_classes: int) -> tuple[int, ...]:
-    """The members of ``topk`` that ``num_classes`` classes can have, with one notice."""
-    topk = (topk, ) if isinstance(topk, int) else tuple(topk)
+    """The members of ``topk`` that ``num_classes`` classes can have, with one notice.
+
+    ValueError for what is no whole number above 0, or several.
+    """
+    given, topk = topk, (topk, ) if isinstance(topk, int) else tuple(topk)
+    if not topk or not all(isinstance(k, int) and k > 0 for k in topk):
+        raise ValueError(f'topk={given!r} must be whole numbers above 0, such as (1, 5)')
     kept = tuple(k for k in topk if k <= num_classes) or (num_classes, )
     if kept != topk:
         print_log(f'topk={topk} is cut to {kept}: there are {num_classes} classes', 'current')

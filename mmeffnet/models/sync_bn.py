@@ -6,8 +6,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmeffnet.models.formulas import first_order
 
 BACKWARD = torch.ops.aten.native_batch_norm_backward
 
@@ -20,7 +21,8 @@ class HostSyncBatchNorm(_BatchNorm):
     ``nn.BatchNorm2d``. Statistics are in float32 at least. ``nn.SyncBatchNorm`` computes the same
     on accelerators; it refuses CPUs, and DistributedDataParallel refuses it there.
 
-    Raises ValueError for an input without channels or without values.
+    Raises ValueError for an input without channels or without values, and RuntimeError for
+    gradients of gradients over several processes.
     """
 
     def _check_input_dim(self, input) -> None:
@@ -45,8 +47,8 @@ class _JointNorm(torch.autograd.Function):
         return normalise(x, (mean, variance(invstd, norm.eps)), weight, bias, norm.eps)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        first_order('train in one process, or with BatchNorm that is not synchronised')
         needed = ctx.needs_input_grad[:3]
         grads = joint_gradients(grad, *ctx.saved_tensors, ctx.norm)
         return *(g if n else None for g, n in zip(grads, needed)), None

@@ -36,6 +36,8 @@ class RampedAverage(BaseAveragedModel):
         if decay < 0.5:
             raise ValueError(f"decay={decay!r} keeps less than half of the average: if this is "
                              f"MMEngine's momentum, write decay={1 - decay:g}")
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f'interval={interval!r} must be a whole number above 0')
         super().__init__(model, interval, device, update_buffers)
         self.decay, self.ramp = decay, ramp
         self._sources = Sources()
@@ -50,7 +52,10 @@ class RampedAverage(BaseAveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model) -> None:
-        """One update, of all tensors at once; results are those of MMEngine's loop."""
+        """One update, of all tensors at once; results are those of MMEngine's loop.
+
+        But a tensor that has several names, as layers of a head that share it, is averaged once.
+        """
         averages = list(map(local, self.avg_parameters.values()))
         weights = list(map(local, self._sources.of(model, self.avg_parameters,
                                                    self.update_buffers)))
@@ -60,7 +65,9 @@ class RampedAverage(BaseAveragedModel):
         for pair in zip(averages, weights, strict=True):
             (copied if start or not pair[0].is_floating_point() else floats).append(pair)
         if floats and not start and calls % self.interval == 0:
-            mine, theirs = zip(*floats, strict=True)
+            # A state dict holds a view for each name; those without memory here have no address.
+            floats = {own.data_ptr() or id(own): (own, other) for own, other in floats}.values()
+            mine, _ = zip(*floats, strict=True)
             theirs = [w if w.device == m.device else w.to(m.device) for m, w in floats]
             torch._foreach_lerp_(mine, theirs, self.rate(calls // self.interval - 1))
         if not self.update_buffers:

@@ -14,6 +14,9 @@ LARGE = 2 ** 15
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 # What each parameter has in the optimizer's state.
 SQUARE, STEP = 'square_avg', 'momentum_buffer'
+RULE = 'lr', 'alpha', 'eps', 'momentum', 'weight_decay', 'decoupled_weight_decay'
+# Of timm's RMSpropTF, with the value that leaves TensorFlow's rule as it is.
+VARIATIONS = dict(lr_in_momentum=True, centered=False, caution=False, corrected_weight_decay=False)
 
 
 @OPTIMIZERS.register_module()
@@ -39,8 +42,9 @@ class RMSpropTF(Optimizer):
             for tensors of a dense native type. Results are equal. On a CPU the state of small
             parameters then lies in common tensors, of which the state dict holds views.
 
-    Raises ValueError naming the argument, its value and the rule; RuntimeError for sparse
-    gradients.
+    Takes the saved state of timm's RMSpropTF, too. Raises ValueError naming the argument, its
+    value and the rule, or what tells that a saved state is that of another rule; RuntimeError for
+    sparse gradients.
     Source: tf.compat.v1.train.RMSPropOptimizer.
     """
 
@@ -57,11 +61,13 @@ class RMSpropTF(Optimizer):
         self._gathered = {}
 
     def __setstate__(self, state):
+        for number, group in enumerate(state['param_groups']):
+            if 'decoupled_decay' in group:  # timm's
+                group.setdefault('decoupled_weight_decay', group['decoupled_decay'])
+            group.setdefault('foreach', None)
+            _check_rule(number, group)
         super().__setstate__(state)
         self._gathered = {}  # of an optimizer that was copied or loaded as a whole
-        for group in self.param_groups:  # saved by another RMSprop of TensorFlow's rule
-            group.setdefault('decoupled_weight_decay', group.get('decoupled_decay', False))
-            group.setdefault('foreach', None)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -71,8 +77,7 @@ class RMSpropTF(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for number, group in enumerate(self.param_groups):
-            rule = {key: group[key] for key in ('lr', 'alpha', 'eps', 'momentum', 'weight_decay',
-                                                'decoupled_weight_decay')}
+            rule = {key: group[key] for key in RULE}
             for kind, params in self._by_kind(group).items():
                 self._update((number, *kind), params, group['foreach'], rule)
         return loss
@@ -123,13 +128,25 @@ class RMSpropTF(Optimizer):
         squares, steps = [], []
         for param in params:
             state = self.state[param]
-            if not state:
+            if SQUARE not in state:
                 state[SQUARE] = torch.ones_like(param, memory_format=torch.preserve_format)
+            if STEP not in state:  # timm's has none without momentum
                 state[STEP] = torch.zeros_like(param, memory_format=torch.preserve_format)
             squares.append(state[SQUARE])
             steps.append(state[STEP])
         return [list(map(local, tensors)) for tensors in
                 (params, [param.grad for param in params], squares, steps)]
+
+
+def _check_rule(number: int, group: dict) -> None:
+    """ValueError for a saved parameter group of an optimizer that computes something else."""
+    found = [f'{key!r} is missing' for key in RULE if key not in group]
+    found += [f'{key}={group[key]!r}' for key, plain in VARIATIONS.items()
+              if group.get(key, plain) != plain]
+    if found:
+        raise ValueError(f'param_groups[{number}] was saved by an optimizer of another rule than '
+                         f"RMSpropTF's ({', '.join(found)}): load the weights alone and start "
+                         'with a new optimizer')
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

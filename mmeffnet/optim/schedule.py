@@ -1,4 +1,5 @@
 """The staircase of the reference recipe, by iteration."""
+import math
 from fractions import Fraction
 
 from mmengine.optim import _ParamScheduler
@@ -32,12 +33,9 @@ class StaircaseParamScheduler(_ParamScheduler):
 
     def __init__(self, optimizer, param_name, step=2.4, gamma=0.97, warmup=5, begin=0, end=INF,
                  last_step=-1, by_epoch=True, verbose=False):
-        if not step > 0:
-            raise ValueError(f'step={step!r} must be above 0')
+        _check_epochs(step, warmup)
         if not 0 < gamma <= 1:
             raise ValueError(f'gamma={gamma!r} must be above 0, at most 1')
-        if not warmup >= 0:
-            raise ValueError(f'warmup={warmup!r} must be at least 0')
         self.stair, self.gamma, self.warmup = step, gamma, warmup
         super().__init__(optimizer, param_name=param_name, begin=begin, end=end,
                          last_step=last_step, by_epoch=by_epoch, verbose=verbose)
@@ -48,6 +46,7 @@ class StaircaseParamScheduler(_ParamScheduler):
         """The scheduler by iteration; ``epoch_length`` is the number of iterations an epoch."""
         if not by_epoch or not epoch_length:
             raise ValueError('convert_to_iter_based=True needs by_epoch=True and an epoch')
+        _check_epochs(step, warmup)
         # 2.4 means exactly that: as a float 2.4 * 626 lies below 1502.4, and the stairs after
         # it may come one step early.
         return cls(*args, step=float(Fraction(str(step)) * epoch_length),
@@ -74,6 +73,17 @@ class StaircaseParamScheduler(_ParamScheduler):
         if step < self.warmup:
             return step / self.warmup
         return self.gamma ** int(Fraction(step) / Fraction(str(self.stair)))
+
+
+def _check_epochs(step, warmup) -> None:
+    if not (_is_finite(step) and step > 0):
+        raise ValueError(f'step={step!r} must be above 0, and finite: gamma=1 has no stairs')
+    if not (_is_finite(warmup) and warmup >= 0):
+        raise ValueError(f'warmup={warmup!r} must be at least 0, and finite')
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -3,9 +3,11 @@ from functools import cache
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmcv.cnn.bricks import DropPath
 from peers import TINY
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from mmeffnet import EfficientNet
 from mmeffnet.arch import Block
@@ -300,3 +302,20 @@ def test_a_compiled_layer_within_a_block_is_recomputed():
         network.train()(image)[-1].square().sum().backward()
     weights = [network.layers[0].conv.weight.grad for network in (plain, part)]
     torch.testing.assert_close(*weights)
+
+
+def test_weights_that_are_sharded_within_a_block_are_whole_as_it_recomputes():
+    x = torch.randn(2, 8, 4, 4)
+    plain, block = make().train(), make(with_cp=True).train()
+    block.load_state_dict(plain.state_dict())
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh('cpu', (1, ))
+        for module in (block.expand_conv, block.depthwise_conv, block.linear_conv, block):
+            fully_shard(module, mesh=mesh)
+        for each in (plain, block, plain, block):
+            each(x).square().sum().backward()
+        for got, expected in zip(block.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(got.grad.full_tensor(), expected.grad, rtol=0, atol=0)
+    finally:
+        dist.destroy_process_group()

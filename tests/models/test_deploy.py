@@ -62,6 +62,18 @@ def test_the_state_dict_has_weight_and_bias_of_each_convolution():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
+def test_a_network_without_values_is_switched_and_filled_later():
+    with torch.device('meta'):
+        backbone = EfficientNet(peers.TINY)
+    backbone.switch_to_deploy(dtype=torch.bfloat16)
+    filled = EfficientNet(peers.TINY)
+    filled.switch_to_deploy(dtype=torch.bfloat16)
+    backbone.to_empty(device='cpu').load_state_dict(filled.state_dict())
+    forget_rests(filled)
+    image = peers.images(64, 64).bfloat16()
+    assert_close(outputs(backbone, image), outputs(filled, image), 1e-6)
+
+
 def test_a_second_switch_changes_nothing():
     backbone = network()
     backbone.switch_to_deploy()

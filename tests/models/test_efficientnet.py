@@ -3,6 +3,7 @@ import copy
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -117,6 +118,21 @@ def test_drop_path_rate_outside_its_range_is_refused(rate):
         EfficientNet(arch=TINY, drop_path_rate=rate)
 
 
+@pytest.mark.parametrize(('wrong', 'rule'), [
+    (dict(frozen_stages=1.0), r'frozen_stages=1\.0 must be from 0 .* to 7'),
+    (dict(frozen_stages='1'), "frozen_stages='1' must be from 0 .* to 7"),
+    (dict(in_channels=True), 'in_channels=True must be a whole number above 0'),
+    (dict(in_channels='3'), "in_channels='3' must be a whole number above 0"),
+    (dict(norm_cfg=dict(type='BNN')), "norm_cfg={'type': 'BNN'} must .* registered layer"),
+    (dict(norm_cfg=dict(eps=1e-5)), r"norm_cfg={.*} must be a dict with a type.*\(type='BN'\)"),
+    (dict(norm_cfg='BN'), "norm_cfg='BN' must be a dict with a type"),
+    (dict(act_cfg=dict(inplace=True)), r"act_cfg={.*} must be a dict with a type.*'SiLU'\)"),
+    (dict(conv_cfg='Conv2d'), r"conv_cfg='Conv2d' must be a dict with a type.*'Conv2d'\)")])
+def test_wrong_argument_is_refused_when_built(wrong, rule):
+    with pytest.raises(ValueError, match=rule):
+        EfficientNet(arch=TINY, **wrong)
+
+
 @pytest.mark.parametrize('norm_cfg', [None, dict(type='SyncBN')],
                          ids=['default', 'SyncBN'])
 @pytest.mark.parametrize('name', VARIANTS)
@@ -152,7 +168,7 @@ def test_conv2d_asks_for_symmetric_padding():
                for k in conv.kernel_size[:1])
 
 
-@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('channels', [1, 4, np.int64(2)])
 def test_input_may_have_other_than_three_channels(channels):
     (out, ) = outputs(EfficientNet(arch=TINY, in_channels=channels).eval(), channels=channels)
     assert out.shape == (1, 32, 2, 2)

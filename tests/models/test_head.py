@@ -81,6 +81,10 @@ def test_bias_starts_at_zero():
     (dict(num_classes=3), 'the head needs in_channels, or arch to take it from'),
     (dict(num_classes=3, in_channels=8, dropout=1), 'dropout=1 must be at least 0, below 1'),
     (dict(num_classes=3, in_channels=8, dropout=-0.1), r'dropout=-0\.1 must be at least 0'),
+    (dict(num_classes=3, arch='b0', dropout='0.2'), r"dropout='0\.2' must be at least 0"),
+    (dict(num_classes=3, arch='b0', topk='1'), "topk='1' must be whole numbers above 0"),
+    (dict(num_classes=3, arch='b0', topk=0), 'topk=0 must be whole numbers above 0'),
+    (dict(num_classes=3, arch='b0', topk=[]), r'topk=\[\] must be whole numbers above 0'),
     (dict(num_classes=3, arch='b-3'), "arch='b-3' is not a variant; did you mean 'b3'")])
 def test_wrong_argument_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):

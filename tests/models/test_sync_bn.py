@@ -37,6 +37,8 @@ def compare(rank, port, ended):
             torch.testing.assert_close(mine, theirs, **CLOSE)
     half = HostSyncBatchNorm(3)(joint[PARTS[rank]].bfloat16())
     assert half.dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match='gradients of gradients .*: train in one process'):
+        torch.autograd.grad(ours(part).sum(), part, create_graph=True)
     with pytest.raises(ValueError, match='got shape'):
         HostSyncBatchNorm(3)(torch.zeros(3))
     dist.destroy_process_group()

@@ -60,6 +60,20 @@ def test_without_ramp_it_is_mmengines_average():
             torch.testing.assert_close(mine.module.state_dict()[key], value)
 
 
+@pytest.mark.parametrize('buffers', [True, False], ids=['buffers', 'parameters'])
+@torch.no_grad()
+def test_a_tensor_of_several_layers_is_averaged_once(buffers):
+    model = nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(3)])
+    model[1].weight = model[0].weight
+    nn.init.zeros_(model[0].weight)
+    average = RampedAverage(model, decay=0.75, ramp=False, update_buffers=buffers)
+    average.update_parameters(model)
+    nn.init.ones_(model[0].weight)
+    average.update_parameters(model)
+    assert (average.module[0].weight == 0.25).all()
+    assert average.module[1].weight is average.module[0].weight
+
+
 class Renamed(nn.Conv2d):
     """Saves another weight than it has, as quantised layers do."""
 
@@ -218,6 +232,12 @@ def test_each_step_of_several_batches_is_averaged_once(average, options, kind):
 def test_a_decay_that_is_none_is_refused(decay):
     with pytest.raises(ValueError, match=f'decay={decay!r}'):
         RampedAverage(network(), decay=decay)
+
+
+@pytest.mark.parametrize('interval', [0, -2, 1.5, '2'])
+def test_an_interval_that_is_none_is_refused(interval):
+    with pytest.raises(ValueError, match=f'interval={interval!r} must be a whole number above 0'):
+        RampedAverage(network(), interval=interval)
 
 
 def test_mmengines_momentum_is_converted_in_the_message():

@@ -226,10 +226,11 @@ def test_a_file_holds_no_more_of_parameters_that_were_frozen(tmp_path):
     assert path.stat().st_size < 2 * 4 * 20 * 500 + 15_000
 
 
-def test_the_state_of_timms_goes_on():
+@pytest.mark.parametrize('momentum', [.9, 0.])
+def test_the_state_of_timms_goes_on(momentum):
     timm = pytest.importorskip('timm.optim', reason='timm is a judge, and not installed')
     theirs, ours = some_params(), some_params()
-    optimizer = timm.RMSpropTF(theirs, lr=.01, alpha=.9, eps=1e-3, momentum=.9)
+    optimizer = timm.RMSpropTF(theirs, lr=.01, alpha=.9, eps=1e-3, momentum=momentum)
     give(theirs, 0)
     optimizer.step()
     with torch.no_grad():
@@ -242,6 +243,34 @@ def test_the_state_of_timms_goes_on():
         one.step()
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(('make', 'reason'), [
+    (torch.optim.SGD, "'alpha' is missing, 'eps' is missing"),
+    (torch.optim.Adam, "'alpha' is missing, 'momentum' is missing"),
+    (torch.optim.RMSprop, "'decoupled_weight_decay' is missing")])
+def test_a_state_of_another_rule_is_refused(make, reason):
+    param = torch.nn.Parameter(torch.ones(3))
+    refuse(make([param]).state_dict(), reason)
+
+
+@pytest.mark.parametrize('variation', [
+    dict(lr_in_momentum=False), dict(centered=True), dict(caution=True),
+    dict(corrected_weight_decay=True)])
+def test_a_variation_of_timms_is_refused(variation):
+    state = RMSpropTF([torch.nn.Parameter(torch.ones(3))]).state_dict()
+    group, = state['param_groups']
+    group['decoupled_decay'] = group.pop('decoupled_weight_decay')
+    group.update(variation)
+    (name, value), = variation.items()
+    refuse(state, f'{name}={value}')
+
+
+def refuse(state, reason):
+    optimizer = RMSpropTF([torch.nn.Parameter(torch.ones(3))], lr=0.5)
+    with pytest.raises(ValueError, match=rf'param_groups\[0\] .* \({reason}.*\): load the weights'):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]['lr'] == 0.5
 
 
 def test_a_state_of_another_type_is_left_as_it_is():

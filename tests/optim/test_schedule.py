@@ -77,8 +77,12 @@ def test_groups_keep_their_own_rates():
 
 
 @pytest.mark.parametrize(('name', 'value', 'rule'), [
-    ('step', 0, 'above 0'), ('gamma', 1.5, 'above 0, at most 1'), ('warmup', -1, 'at least 0')])
+    ('step', 0, 'above 0'), ('gamma', 1.5, 'above 0, at most 1'), ('warmup', -1, 'at least 0'),
+    ('step', float('inf'), 'above 0, and finite'), ('warmup', float('nan'), 'at least 0, and fin'),
+    ('warmup', 'a', 'at least 0')])
 def test_a_wrong_argument_is_named(name, value, rule):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.)
     with pytest.raises(ValueError, match=f'{name}={value!r} must be {rule}'):
         StaircaseLR(optimizer, **{name: value})
+    with pytest.raises(ValueError, match=f'{name}={value!r} must be {rule}'):
+        StaircaseLR.build_iter_from_epoch(optimizer, epoch_length=4, **{name: value})
