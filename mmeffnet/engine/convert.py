@@ -1,6 +1,8 @@
 """Weights of any library as a clean file of ours, and ours as one of another library."""
 import hashlib
+import io
 import json
+import logging
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -47,6 +49,9 @@ def parser() -> ArgumentParser:
     result.add_argument('--padding', choices=[*TIMM_EPS],
                         help='what the weights were trained with, where the file does not tell: '
                         'same, with a BatchNorm eps of 1e-3, or symmetric, with 1e-5')
+    result.add_argument('--prefix', metavar='KEYS',
+                        help='of a file with several networks, what the keys of the one that is '
+                        'meant begin with, such as ema_model.')
     result.add_argument('--raw', action='store_true',
                         help='of a TensorFlow checkpoint, the weights that are not averaged')
     return result
@@ -69,6 +74,10 @@ def convert(args: Namespace) -> Path:
     if others:
         print_log(f'{args.source}: {len(others)} tensors beside the network are left out: '
                   f'{few(others)}', 'current')
+    broken = [key for key, tensor in weights.state.items() if not tensor.isfinite().all()]
+    if broken:
+        print_log(f'{args.source}: {len(broken)} tensors have values that are not finite, as of a '
+                  f'training that diverged: {few(broken)}', 'current', level=logging.WARNING)
     _refuse_unbuilt(weights, args.to)
     own = refuse_parts(weights)
     if own and TARGETS[args.to] != 'mmeffnet':
@@ -87,7 +96,7 @@ def convert(args: Namespace) -> Path:
 
 def _source(args: Namespace) -> Weights:
     """The weights, with the padding of --padding where nothing else tells it."""
-    weights = load_weights(args.source, average=not args.raw)
+    weights = load_weights(args.source, prefix=args.prefix, average=not args.raw)
     if args.padding is None or weights.padding == args.padding:
         return weights
     if weights.padding:
@@ -132,21 +141,32 @@ def _refuse_other_numerics(weights: Weights, library: str) -> None:
 
 def write(state: dict[str, torch.Tensor], target: Path, meta: dict | None) -> Path:
     """Write tensors, whole or not at all, as NAME-HASH.SUFFIX; gives that path."""
+    content = _encoded(state, target.suffix, meta)
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    path = target.with_name(f'{target.stem}-{digest}{target.suffix}')
     temporary = target.with_name(f'.{target.name}.{os.getpid()}')
     try:
-        if target.suffix == '.safetensors':
-            need('safetensors.torch', 'timm').save_file(
-                state, temporary, {k: json.dumps(v) for k, v in (meta or {}).items()})
-        else:
-            torch.save(state if meta is None else dict(state_dict=state, meta=meta), temporary)
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()[:8]
-        path = target.with_name(f'{target.stem}-{digest}{target.suffix}')
+        temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
         raise InputError(f'{str(target)!r} could not be written: {error.strerror}') from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def _encoded(state: dict[str, torch.Tensor], suffix: str, meta: dict | None) -> bytes:
+    """The bytes of the file.
+
+    Neither library writes it itself: for a full disk each has an error of its own, and
+    safetensors makes files that nobody else may read.
+    """
+    if suffix == '.safetensors':
+        return need('safetensors.torch', 'timm').save(
+            state, {key: json.dumps(value) for key, value in (meta or {}).items()})
+    content = io.BytesIO()
+    torch.save(state if meta is None else dict(state_dict=state, meta=meta), content)
+    return content.getvalue()
 
 
 def _target(target: str, source: str) -> Path:
@@ -162,12 +182,17 @@ def _target(target: str, source: str) -> Path:
     return path
 
 
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor: of two numbers that are none, no comparison says that they agree."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
 def _check(args: Namespace, path: Path) -> None:
     """Print how far the written file's outputs are from the source library's."""
     source = _source(args)
     written = load_weights(path)
     unequal = [key for key, tensor in source.state.items()
-               if not torch.equal(written.state[key], tensor)]
+               if not torch.equal(_bits(written.state[key]), _bits(tensor))]
     if unequal or written.state.keys() != source.state.keys():
         raise InputError(f'{str(path)!r} differs from {args.source!r}: {few(unequal)}')
     print(f'{len(source.state)} tensors are equal bit for bit')

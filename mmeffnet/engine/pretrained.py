@@ -10,14 +10,14 @@ from mmengine.logging import print_log
 from mmeffnet.engine.saving import newest_checkpoint
 from mmeffnet.errors import InputError
 from mmeffnet.weights.catalog import CATALOG, get_entry
-from mmeffnet.weights.files import kind_of_file, read_checkpoint
+from mmeffnet.weights.files import expanded, kind_of_file, read_checkpoint
 from mmeffnet.weights.settings import apply, mismatch, norm_mismatch
 from mmeffnet.weights.sources import REGISTERED, published, read_state
 
 
 def address(source) -> str:
     """The form of ``source`` that MMEngine can load: its own reader knows PyTorch's files only."""
-    source = str(source)
+    source = expanded(source)
     if any(re.match(prefix, source) for prefix in REGISTERED):
         return source
     if '://' in source:
@@ -35,6 +35,7 @@ def by_name(source) -> bool:
 
 def check_source(source, cfg: Config) -> None:
     """Read a local file, to be sure of it, and warn once where the config does not suit it."""
+    source = expanded(source)
     entry, norm = published(source), None
     if not by_name(source) and '://' not in str(source):
         _, stated = read_state(source)
@@ -46,16 +47,16 @@ def check_source(source, cfg: Config) -> None:
         print_log(problem, 'current', level=logging.WARNING)
 
 
-def _refuse_no_name(cfg: Config) -> None:
-    if cfg.get('load_from') == '':
-        raise InputError("load_from='' names no weights, as of a variable of the shell that is "
+def _refuse_no_name(key: str, source) -> None:
+    if source == '':
+        raise InputError(f"{key}='' names no weights, as of a variable of the shell that is "
                          'not set: give a file, an address or a set of the catalog, or None')
 
 
 def for_testing(cfg: Config) -> None:
     """Make the checkpoint of a test loadable; a set chosen by name brings its own settings."""
-    _refuse_no_name(cfg)
-    source = str(cfg.load_from).removeprefix('mmeffnet://')
+    _refuse_no_name('load_from', cfg.load_from)
+    source = expanded(str(cfg.load_from).removeprefix('mmeffnet://'))
     if by_name(source):
         apply(get_entry(source), cfg)
         print_log(f'{source}: input, resolution and padding are set as published', 'current')
@@ -69,7 +70,7 @@ def for_training(cfg: Config) -> str | None:
 
     Gives the checkpoint that is resumed, None where nothing is.
     """
-    _refuse_no_name(cfg)
+    _refuse_no_name('load_from', cfg.get('load_from'))
     if cfg.get('resume'):
         if not cfg.get('load_from'):
             newest = newest_checkpoint(cfg.work_dir)
@@ -79,6 +80,7 @@ def for_training(cfg: Config) -> str | None:
             print_log(f'Nothing to resume in {cfg.work_dir}: starting anew', 'current')
             cfg.resume = False
         elif '://' not in path:
+            path = cfg.load_from = expanded(path)
             read_state(path)
             if kind_of_file(path) != 'torch' or 'optimizer' not in read_checkpoint(path):
                 # Its counters would go on, and schedule and optimizer begin anew.
@@ -91,7 +93,8 @@ def for_training(cfg: Config) -> str | None:
         check_source(cfg.load_from, cfg)
         cfg.load_from = address(cfg.load_from)
     for init_cfg in _init_cfgs(cfg.get('model')):
-        if init_cfg.get('type') == 'Pretrained' and init_cfg.get('checkpoint'):
+        if init_cfg.get('type') == 'Pretrained' and init_cfg.get('checkpoint') is not None:
+            _refuse_no_name('init_cfg.checkpoint', init_cfg['checkpoint'])
             check_source(init_cfg['checkpoint'], cfg)
     return None
 

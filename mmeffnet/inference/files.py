@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmeffnet.errors import InputError
-from mmeffnet.inference.images import SUFFIXES, own_limit
+from mmeffnet.inference.images import ADDRESS, SUFFIXES, own_limit
 
 ANNOTATED = 'annotated'  # the folder of pictures, beside the tables of a run
 # Of Unicode's categories: control characters, and what ends a line or a paragraph.
@@ -49,8 +49,10 @@ def collect(inputs: Sequence[str | Path], out: Path) -> Found:
     mark, own = mark_for(MARK, inputs), Path(out, ANNOTATED).resolve()
     found: dict[Path, Path] = {}  # the absolute path decides what is the same picture
     pictures, left_alone, annotated = [], 0, 0
-    for given in map(Path, inputs):
+    for one, given in zip(inputs, map(Path, inputs)):
         if not given.exists():
+            if '://' in str(one):
+                raise InputError(f'{printable(one)}: {ADDRESS}')
             raise InputError(f'{printable(given)}: there is no such file or folder')
         if not given.is_dir():
             candidates = [(given, Path(given.name))]

@@ -44,6 +44,9 @@ class ImageError(InputError):
         self.reason = reason
 
 
+ADDRESS = 'an address, and pictures are read from files only: download it first'
+
+
 def read_image(path) -> Image.Image:
     """The picture in a file, as RGB with 8 bits a channel.
 
@@ -53,11 +56,13 @@ def read_image(path) -> Image.Image:
     Raises ImageError where the file is missing, empty, cut short, no picture, or larger
     than ``MOST_PIXELS``.
     """
-    path = Path(path)
+    given, path = path, Path(path)
     with _decoding(path):
         if path.is_dir():
             raise ImageError(path, 'a folder, not a picture')
         if not path.exists():
+            if '://' in str(given):
+                raise ImageError(given, ADDRESS)
             raise ImageError(path, 'there is no such file')
         if not path.is_file():
             raise ImageError(path, 'not a regular file')

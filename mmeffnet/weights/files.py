@@ -7,6 +7,7 @@ through.
 import argparse
 import importlib
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -87,7 +88,7 @@ def read_checkpoint(path, map_location='cpu'):
             raise InputError(
                 f'checkpoint {str(path)!r} holds pickled objects besides weights '
                 f'({_refused(error)}), and loading them could run code: save its state_dict '
-                'alone, where it comes from, and load that') from error
+                'alone by torch.save, where it comes from, and load that') from error
         raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: its first bytes are '
                          f'{start!r}; remove it, and copy or download it again') from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
@@ -99,10 +100,14 @@ def read_checkpoint(path, map_location='cpu'):
 
 def _refused(error: Exception) -> str:
     """What PyTorch refused, out of its long message: mostly the name of a class."""
-    words = str(error).replace('`', ' ').split()
-    dotted = [word.strip('.,:') for word in words if word.count('.') and word[0].isalpha()]
-    if 'ObjectDType' in str(error):
+    # Around it stand advice and addresses.
+    text = str(error).rpartition('WeightsUnpickler error:')[2].partition('Check the doc')[0]
+    if 'ObjectDType' in text:
         return 'an array of Python objects'
+    if 'Unsupported operand' in text:
+        return 'a pickle that torch.save did not write'
+    words = text.replace('`', ' ').split()
+    dotted = [word.strip('.,:') for word in words if '.' in word[1:-1] and word[0].isalpha()]
     global_at = [words[i + 1].strip('.,:') for i, word in enumerate(words[:-1])
                  if word in ('GLOBAL', 'global')]
     return (global_at + dotted + ['an unknown object'])[0]
@@ -140,11 +145,17 @@ def need(module: str, extra: str):
                          f'weights needs it: pip install "mmeffnet[{extra}]"') from error
 
 
+def expanded(source) -> str:
+    """A source with the home folder in the place of '~', as MMEngine reads paths."""
+    source = str(source)
+    return source if '://' in source else os.path.expanduser(source)
+
+
 def is_tensorflow(path: Path) -> bool:
     """Whether a path is a TensorFlow checkpoint: a prefix, one of its files or its folder."""
     parts = re.search(r'\.(index|meta|data-\d{5}-of-\d{5})$', path.name)
     folder = path.is_dir() and ((path / 'checkpoint').is_file() or any(path.glob('*.index')))
-    return bool(parts) or folder or path.with_name(path.name + '.index').is_file()
+    return bool(parts) or folder or Path(f'{path}.index').is_file()
 
 
 def kind_of_file(path) -> str:

@@ -26,6 +26,7 @@ PLAIN = {layer: name for layer, name in MBCONV.items() if not layer.startswith('
 TRUNK = {'stem_conv': '_conv_stem', 'stem_bn': '_bn0', 'top_conv': '_conv_head',
          'top_bn': '_bn1'}
 TOP = {'predictions': '_fc'}
+ONE_NETWORK = 'save the EfficientNet that is meant by its own save_weights, and give that file'
 VARIABLES = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean',
              'moving_variance': 'running_var', 'kernel': 'weight', 'bias': 'bias'}
 
@@ -34,7 +35,8 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
     """The weights in a .h5 or .weights.h5 file, and the normalisation of RGB in 0..255.
 
     Files of keras.applications (EfficientNetB0 to B7, with and without classifier), of
-    ``model.save`` and of ``save_weights``, of Keras 2 and 3.
+    ``model.save`` and of ``save_weights``, of Keras 2 and 3. The network may be a layer of
+    another, and the classifier a Dense layer of any name.
     The normalisation is None where the file has no such layer, see ``keras_input``.
     Raises InputError for a damaged file, for layers beside or missing in an EfficientNet, and
     for a normalisation that cannot be told.
@@ -45,13 +47,18 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
     try:
         with h5py.File(path) as file:
             root = file.get('model_weights', file)
-            layers = _numbered(root['layers'], path) if 'layers' in root else _named(root)
+            layers = _numbered(root['layers'], path) if 'layers' in root else _named(root, path)
             config = file.attrs.get('model_config')
     # What h5py has for torn and overwritten files.
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         raise InputError(f'{str(path)!r} ({Path(path).stat().st_size:,} bytes) is no whole HDF5 '
                          f'file ({one_line(error)[:120]}): remove it, and copy or download it '
                          'again') from error
+    _name_classifier(layers)
+    if 'predictions' in layers and 'GlobalMaxPooling2D' in str(config):
+        raise InputError(f'{str(path)!r}: its classifier takes the largest values '
+                         '(GlobalMaxPooling2D), and that of an EfficientNet takes means: train '
+                         "it with pooling='avg'")
     norm = layers.pop('normalization', None)
     names = _names(layers, path)
     state = {f'{names[layer]}.{VARIABLES[variable]}': _as_torch(layer, value)
@@ -103,18 +110,32 @@ def _as_torch(layer: str, value: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(value))
 
 
-def _named(root) -> Layers:
-    """The layers of files in which they have their own names."""
+def _named(root, path) -> Layers:
+    """The layers of files in which they have their own names, whatever network they are in."""
     layers: Layers = {}
+    twice = []
 
     def visit(name, item):
         if hasattr(item, 'shape') and '/' in name:
-            layer, *_, variable = name.split('/')
+            *_, layer, variable = name.split('/')
             variable = variable.partition(':')[0].replace('depthwise_kernel', 'kernel')
-            layers.setdefault(re.sub(r'^normalization_\d+$', 'normalization', layer), {})[
-                variable] = item[()]
+            layer = layers.setdefault(re.sub(r'^normalization_\d+$', 'normalization', layer), {})
+            if variable in layer:
+                twice.append(name)
+            layer[variable] = item[()]
     root.visititems(visit)
+    if twice:
+        raise InputError(f'{str(path)!r} has {len(twice)} variables twice, as of several networks '
+                         f'({few(twice)}): {ONE_NETWORK}')
     return layers
+
+
+def _name_classifier(layers: Layers) -> None:
+    """Give the classifier the name that keras.applications has for it, where it has another."""
+    dense = [name for name, variables in layers.items()
+             if variables.keys() == {'kernel', 'bias'} and variables['kernel'].ndim == 2]
+    if len(dense) == 1:
+        layers['predictions'] = layers.pop(dense[0])
 
 
 # The kinds of layers that ``save_weights`` of Keras 3 numbers, and the order of their variables.
@@ -122,6 +143,14 @@ KINDS = {'conv2d': ('kernel', 'bias'), 'depthwise_conv2d': ('kernel', ),
          'batch_normalization': ('gamma', 'beta', 'moving_mean', 'moving_variance'),
          'dense': ('kernel', 'bias'), 'normalization': ('mean', 'variance', 'count')}
 NUMBER = re.compile(r'_(\d+)$')
+
+
+def _levels(layers) -> Iterator[Mapping]:
+    """The layers of a network, then those of each network that is one of them."""
+    yield layers
+    for layer in layers.values():
+        if 'layers' in layer:
+            yield from _levels(layer['layers'])
 
 
 def _numbered(root, path) -> Layers:
@@ -133,8 +162,13 @@ def _numbered(root, path) -> Layers:
     """
     found: dict[str, list] = {kind: [] for kind in KINDS}
     beside = []
-    for name in sorted(root, key=lambda name: int((NUMBER.search(name) or (0, 0))[1])):
-        kind, group = NUMBER.sub('', name), root[name].get('vars', {})
+    levels = list(_levels(root))
+    if sum('depthwise_conv2d' in {NUMBER.sub('', name) for name in level} for level in levels) > 1:
+        raise InputError(f'{str(path)!r} holds several networks: {ONE_NETWORK}')
+    numbered = [(name, level[name]) for level in levels for name in
+                sorted(level, key=lambda name: int((NUMBER.search(name) or (0, 0))[1]))]
+    for name, layer in numbered:
+        kind, group = NUMBER.sub('', name), layer.get('vars', {})
         if len(group) > len(KINDS.get(kind, ())):
             beside.append(name)
         elif len(group):

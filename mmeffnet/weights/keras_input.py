@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -48,12 +49,21 @@ def _close(values: np.ndarray, known: np.ndarray) -> bool:
 HARMLESS = re.compile(r'InputLayer|Normalization|ZeroPadding2D|Resizing|CenterCrop|Random\w+')
 
 
+def layers_of(network: dict) -> Iterator[dict]:
+    """The layers by a network's description, those of a network among them in its place."""
+    for layer in network['config']['layers']:
+        if 'layers' in layer['config']:
+            yield from layers_of(layer)
+        else:
+            yield layer
+
+
 def _from_architecture(mean, variance, config, path) -> Norm:
     """What the layers before the stem do, by the network's own description."""
     before = after = np.ones(len(mean))
     seen = False
     try:
-        for layer in json.loads(config)['config']['layers']:
+        for layer in layers_of(json.loads(config)):
             kind = layer['class_name']
             if kind == 'Conv2D':
                 break  # the stem

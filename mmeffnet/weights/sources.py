@@ -14,10 +14,16 @@ from mmeffnet.errors import InputError
 from mmeffnet.version import __version__
 from mmeffnet.weights.addresses import DEFAULTS, SCHEMES, through_mmengine
 from mmeffnet.weights.catalog import CATALOG, Entry, get_entry, identify, verify
-from mmeffnet.weights.files import kind_of_file, read_checkpoint, read_safetensors, statements
+from mmeffnet.weights.files import (
+    expanded,
+    kind_of_file,
+    read_checkpoint,
+    read_safetensors,
+    statements,
+)
 from mmeffnet.weights.layouts import OURS
 from mmeffnet.weights.trained import network_of, other_parts
-from mmeffnet.weights.translate import Weights, translate, weights_of
+from mmeffnet.weights.translate import Weights, plain_key, translate, weights_of
 
 
 def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
@@ -32,7 +38,10 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
     take the moving averages; refuse a file without them.
     Raises InputError naming the source, what is wrong with it, and the way out.
     """
-    source = str(source).removeprefix('mmeffnet://')
+    source = expanded(str(source).removeprefix('mmeffnet://'))
+    if not source:
+        raise InputError("'' names no weights, as of a variable of the shell that is not set: give "
+                         'a file, an address or a set of the catalog')
     path, entry = source, published(source)
     if '://' in source:
         scheme, name = source.split('://', 1)
@@ -51,6 +60,11 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
         if entry and Path(path).is_file():
             verify(path, entry)
         state, stated = read_state(path, average=average)
+    if also is None:
+        # A part of the model may have been compiled. Where there is a model, which ``also`` is
+        # of, its own keys may be such, and stay.
+        state = {plain_key(key): tensor for key, tensor in state.items()}
+        prefix = prefix and plain_key(f'{prefix.rstrip(".")}.')
     return with_statements(translate(state, source, prefix=prefix, also=also, entry=entry), stated)
 
 
@@ -92,6 +106,7 @@ def read_state(path, average: bool = True) -> tuple[dict[str, torch.Tensor], dic
 
     That is what :func:`mmeffnet.weights.files.statements` finds there.
     """
+    path = expanded(path)
     kind = kind_of_file(path)
     if kind == 'tensorflow':
         from mmeffnet.weights.tensorflow import read_tensorflow

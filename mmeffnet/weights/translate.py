@@ -1,6 +1,7 @@
 """From any library's keys to ours and back: the layout is recognised from the keys."""
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -110,6 +111,11 @@ def weights_of(checkpoint) -> dict[str, torch.Tensor]:
                      f'{", ".join(map(repr, WRAPPERS))} is a dict of tensors')
 
 
+def plain_key(key: str) -> str:
+    """A key without what torch.compile puts into those of a part of a model."""
+    return re.sub(r'(?<![^.])_orig_mod\.', '', key)
+
+
 def find_networks(keys) -> list[tuple[Layout, str]]:
     """The layout and the prefix ('', 'backbone.', ...) of each network among the keys."""
     found = []
@@ -164,7 +170,7 @@ def _only_network(state, source: str, prefix: str | None) -> tuple[Layout, str]:
         raise InputError(f'{source!r} holds nothing with prefix={prefix!r}: its networks have '
                          f'the prefixes {places}')
     raise InputError(f'{source!r} holds several networks, with the prefixes {places}: choose '
-                     'one by prefix=')
+                     'one by prefix=, or by tools/convert.py --prefix, which makes a file of it')
 
 
 def _ours(weights: Weights, state, prefix: str) -> Weights:

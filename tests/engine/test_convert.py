@@ -1,5 +1,6 @@
 """tools/convert.py: a clean file of ours out of any other, and back again."""
 import hashlib
+import resource
 from functools import partial
 
 import pytest
@@ -429,6 +430,45 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(files, capsys):
         assert 'choose --to mmeffnet or timm' in error
     assert "'gone.pth' does not exist" in fails(capsys, 'gone.pth', 'clean.pth')
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(suffix, files, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 ** 20, before[1]))
+    try:
+        error = fails(capsys, 'theirs.pth', f'clean.{suffix}')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error == f"error: 'clean.{suffix}' could not be written: File too large\n"
+    assert [*files[0].iterdir()] == [files[0] / 'theirs.pth']
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_the_file_may_be_read_by_whom_any_other_may(suffix, here):
+    path = convert(custom(), f'clean.{suffix}')
+    (here / 'any').touch()
+    assert path.stat().st_mode == (here / 'any').stat().st_mode
+
+
+def test_one_of_several_networks_is_chosen_by_its_prefix(here, capsys):
+    one = torch.load(custom(), weights_only=True)['state_dict']
+    torch.save({**{f'student.{key}': value + 1 for key, value in one.items()},
+                **{f'teacher.{key}': value for key, value in one.items()}}, 'both.pth')
+    assert "prefixes 'student.backbone.', 'teacher.backbone.': choose one by prefix=, or by " \
+        'tools/convert.py --prefix' in fails(capsys, 'both.pth', 'clean.pth')
+    path = convert('both.pth', 'clean.pth', '--prefix', 'teacher.backbone', '--check')
+    written = load_weights(path)
+    assert written.classes == 3
+    assert all(torch.equal(value, one[key]) for key, value in written.state.items())
+
+
+def test_values_that_are_not_finite_are_named_and_agree_with_themselves(here, capsys, said):
+    custom(more={'head.fc.bias': torch.tensor([1., float('nan'), float('inf')])})
+    convert('custom.pth', 'clean.pth', '--check')
+    assert '1 tensors have values that are not finite, as of a training that diverged: ' \
+        'head.fc.bias' in said[0]
+    assert 'tensors are equal bit for bit' in capsys.readouterr().out
 
 
 def test_what_no_tensor_tells_of_a_training_goes_along(here, capsys):

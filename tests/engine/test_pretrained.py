@@ -68,6 +68,32 @@ def test_an_empty_name_is_refused(prepare, resume, config):
         prepare(config)
 
 
+@pytest.mark.parametrize('whole', [True, False])
+def test_an_empty_name_of_initial_weights_is_refused(whole, config):
+    (config.model if whole else config.model.backbone).init_cfg = dict(
+        type='Pretrained', checkpoint='')
+    with pytest.raises(InputError, match="init_cfg.checkpoint='' names no weights"):
+        pretrained.for_training(config)
+
+
+def test_a_tilde_is_the_home_folder_as_it_is_to_mmengine(config, tmp_path, monkeypatch, said):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(dict(state_dict=EfficientNet('lite0').state_dict(), optimizer={}),
+               tmp_path / 'ours.pth')
+    for prepare in (pretrained.for_testing, pretrained.for_training):
+        config.load_from = '~/ours.pth'
+        prepare(config)
+        assert config.load_from == str(tmp_path / 'ours.pth')
+    config.load_from, config.resume = '~/ours.pth', True
+    assert pretrained.for_training(config) == str(tmp_path / 'ours.pth')
+    config.resume, config.load_from = False, None
+    config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='~/ours.pth')
+    pretrained.for_training(config)
+    config.model.backbone.init_cfg.checkpoint = '~/gone.pth'
+    with pytest.raises(InputError, match=f"'{tmp_path}/gone.pth' does not exist"):
+        pretrained.for_training(config)
+
+
 def test_resuming_from_an_empty_name_is_not_resuming_from_the_newest(config):
     args = cli.parse(cli.train_parser(), ['config.py', '--resume', ''])
     adjust.for_training(config, args)

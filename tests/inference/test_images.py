@@ -216,6 +216,8 @@ def test_files_that_are_no_pictures_are_named(tmp_path, content, reason):
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(ImageError, match=r'a\.jpg: there is no such file'):
         read_image(tmp_path / 'a.jpg')
+    with pytest.raises(ImageError, match='https://a.b/c.jpg: an address, and .* download it first'):
+        read_image('https://a.b/c.jpg')
     with pytest.raises(ImageError, match='a folder, not a picture'):
         read_image(tmp_path)
 

@@ -308,6 +308,7 @@ def test_a_picture_that_cannot_be_written_counts_as_failed(folder, predict, tmp_
 
 @pytest.mark.parametrize(('argv', 'match'), [
     (['nowhere.jpg'], 'nowhere.jpg: there is no such file or folder'),
+    (['https://a.b/c.jpg'], 'https://a.b/c.jpg: an address, and pictures are read from files only'),
     (['in', '--topk', '0'], '--topk 0 must be above 0'),
     (['in', '--batch-size', '0'], 'batch size 0 must be'),
     (['in/notes', '--topk', '1'], 'no picture in in/notes'),

@@ -26,7 +26,8 @@ def test_every_publisher_is_there_and_every_variant_has_weights():
     assert len(CATALOG) == 156
 
 
-@pytest.mark.parametrize('tool', ['make_catalog.py', 'make_metafiles.py'])
+@pytest.mark.parametrize('tool', ['make_catalog.py', pytest.param(
+    'make_metafiles.py', marks=pytest.mark.slow)])
 def test_generated_files_are_those_of_the_installed_libraries(tool):
     """Only in a checkout, and with the versions that the files were written from."""
     if not (ROOT / 'tools' / tool).is_file():

@@ -91,6 +91,13 @@ def test_a_pickled_function_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / 'exploded').exists()
 
 
+def test_a_pickle_that_pytorch_did_not_write_is_told(tmp_path):
+    (tmp_path / 'plain.pkl').write_bytes(pickle.dumps({'a': np.ones(2)}, protocol=4))
+    with pytest.raises(InputError, match=r'plain.pkl. holds pickled objects besides weights '
+                                         r'\(a pickle that torch.save did not write\), and '):
+        read_checkpoint(tmp_path / 'plain.pkl')
+
+
 @pytest.mark.parametrize('array', [['cat', 'dog'], [True, False], [1.5], [b'a']], ids=str)
 def test_arrays_of_numpy_are_read_beside_the_weights(array, tmp_path):
     kept = dict(state_dict=dict(a=torch.ones(1)), meta=dict(dataset_meta=dict(

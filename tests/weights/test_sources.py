@@ -12,7 +12,7 @@ import torch
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mmeffnet import VARIANTS, EfficientNet
-from mmeffnet.engine.checkpoint import AnyWeightsHook
+from mmeffnet.engine.checkpoint import AnyWeightsHook, load_whole
 from mmeffnet.errors import InputError
 from mmeffnet.registry import MODELS
 from mmeffnet.variants import Norm
@@ -52,6 +52,47 @@ def cache(tmp_path, monkeypatch):
 def test_a_path_that_is_none_is_named():
     with pytest.raises(InputError, match="checkpoint 'gone.pth' does not exist, and no set of"):
         load_weights('gone.pth')
+
+
+@pytest.mark.parametrize(('source', 'match'), [
+    ('', "'' names no weights, as of a variable"), ('mmeffnet://', "'' names no weights"),
+    ('.', "'.' is a folder: give"), ('/', "'/' is a folder: give")])
+def test_what_is_no_name_of_a_file_is_one_line(source, match, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=match):
+        load_weights(source)
+
+
+@pytest.mark.parametrize('source', ['~/own.pth', 'mmeffnet://~/own.pth'])
+def test_a_tilde_is_the_home_folder(source, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(EfficientNet('lite0').state_dict(), tmp_path / 'own.pth')
+    assert load_weights(source).variant == 'lite0'
+    assert sources.read_state('~/own.pth')[0]
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_part_that_was_compiled_is_like_any_other(suffix, tmp_path):
+    state = {key.replace('backbone.', 'backbone._orig_mod.'): value
+             for key, value in whole('lite0', 5).items()}
+    path = tmp_path / f'compiled.{suffix}'
+    if suffix == 'pth':
+        torch.save(state, path)
+    else:
+        pytest.importorskip('safetensors.torch').save_file(state, path)
+    for prefix in (None, 'backbone', 'backbone._orig_mod.'):
+        weights = load_weights(path, prefix=prefix)
+        assert (weights.classes, dict(weights.others)) == (5, {})
+    assert {*weights.state} == {key.replace('_orig_mod.', '') for key in state}
+
+
+def test_a_model_that_compiles_a_part_itself_loads_its_own_keys(classifier, tmp_path):
+    classifier.backbone = torch.compile(classifier.backbone)
+    torch.save(classifier.state_dict(), tmp_path / 'own.pth')
+    before = classifier.head.fc.weight.detach().clone()
+    torch.nn.init.zeros_(classifier.head.fc.weight)
+    load_whole(tmp_path / 'own.pth', classifier)
+    assert torch.equal(classifier.head.fc.weight, before)
 
 
 # The packages of Lite weights, which need no network.

@@ -237,6 +237,7 @@ def test_torn_checkpoints_are_named(tmp_path):
         read_tensorflow(tmp_path / 'model.ckpt', average=False)
 
 
+@pytest.mark.slow
 def test_pytorch_works_on_after_a_checkpoint_was_read(tmp_path):
     """In a process of its own: torchvision imports triton, which crashes after TensorFlow."""
     write(tmp_path, raw())
