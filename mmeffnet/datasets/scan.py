@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -17,33 +18,17 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mmeffnet.errors import InputError
+from mmeffnet.datasets.sources import SPLITS, Problem, Source, sources_of
+from mmeffnet.errors import InputError, RunError
 from mmeffnet.inference.images import SUFFIXES, ImageError, own_limit, read_image
 
-SPLITS = ('train', 'val', 'test')
 # What mmpretrain's CustomDataset takes from folders, unless its ``extensions`` say otherwise; a
 # list may name files of any suffix.
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 MARK = '\ufeff'  # of byte order, which some editors write ahead of a text
-# What a problem is called, and whether it alone makes the scan fail; the others are told only.
-KINDS = {
-    'unreadable': True, 'empty file': True, 'oversized': True, 'missing': True,
-    'empty class': True, 'label': True, 'list': True, 'duplicate across splits': True,
-    'duplicate across classes': True, 'class missing in a split': True, 'class count': True,
-    'empty split': True, 'hidden folder': True, 'not read': True,
-    'wrong type': False, 'no picture': False, 'hidden': False,
-}
 # Formats by the suffixes they usually have; a file of another format trains all the same.
 USUAL = {'.jpg': 'JPEG', '.jpeg': 'JPEG', '.png': 'PNG', '.webp': 'WEBP', '.gif': 'GIF',
          '.bmp': 'BMP', '.tif': 'TIFF', '.tiff': 'TIFF'}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: a member of ``KINDS``, the file or folder, and why."""
-    kind: str
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -56,36 +41,37 @@ class Sample:
 
 def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
          max_pixels: int = 100_000_000, extensions: Mapping[str, Iterable[str]] | None = None,
+         named: Iterable[Source] | None = None,
          progress: Callable[[Iterable, int], Iterable] = lambda items, total: items
          ) -> tuple[list[Problem], dict[str, int]]:
     """Every problem of a data set, and how many files each split has.
 
-    root: 'CLASS/*' or '{train,val,test}/CLASS/*'; lists 'meta/SPLIT.txt' or 'SPLIT.txt', whose
-    lines hold a file below the split's folder and a label, go before folders.
+    root: 'CLASS/*' or '{train,val,test}/CLASS/*'; a list 'meta/SPLIT.txt', whose lines hold a file
+    below the split's folder and a label, goes before folders, and 'SPLIT.txt' after them.
     num_classes: what the config says. workers: processes; 0 takes all cores. extensions: how the
     names of files that a run reads end, by split, '' being the data without any; ``EXTENSIONS``
-    for others. progress: wraps the results as they come.
-    Raises InputError where the folder does not exist or holds no picture.
+    for others. named: what a config says of splits, which goes before what root suggests; None
+    where there is no config. progress: wraps the results as they come.
+    Raises InputError where the folder does not exist or holds no picture, RunError where a worker
+    is ended from outside.
     """
     if not root.is_dir():
         raise InputError(f'data folder {str(root)!r} does not exist')
     problems: list[Problem] = []
     samples: list[Sample] = []
-    endings = {split: tuple(map(str.lower, (extensions or {}).get(split, EXTENSIONS)))
-               for split, _ in _splits(root)}
-    for split, folder in _splits(root):
-        found = list(_samples(root, split, folder, num_classes, endings[split], problems))
-        # mmpretrain's ImageNet takes test/ as pictures without classes.
-        if not found and not (split == 'test' and any(
-                _is_read(path.name, endings[split]) for path in folder.iterdir())):
-            problems.append(Problem(
-                'empty split', str(folder), 'a run would find no picture: it needs class folders, '
-                f'or a list meta/{split}.txt of lines "file label"'))
+    sources = sources_of(root, named, problems)
+    endings = {source.split: tuple(map(str.lower, (extensions or {}).get(
+        source.split, EXTENSIONS))) for source in sources}
+    for source in sources:
+        found = list(_samples(source, num_classes, endings[source.split], problems))
+        if not found:
+            problems += _empty(source, endings[source.split])
         samples += found
-    if not samples:
+    if not samples and not any(problem.kind == 'list' for problem in problems):
         raise InputError(f'{str(root)!r} holds no pictures in classes: expected are CLASS/*, or '
                          f'{", ".join(f"{s}/CLASS/*" for s in SPLITS)}, of files that end in '
-                         f'{" ".join(dict.fromkeys(chain(*endings.values())))}')
+                         f'{" ".join(dict.fromkeys(chain(*endings.values())))}, or lists '
+                         'meta/{train,val}.txt of lines "file label"')
     digests: dict[str, list[Sample]] = defaultdict(list)
     for sample, (found, digest) in zip(samples, progress(
             _checked(samples, workers, max_pixels), len(samples))):
@@ -93,8 +79,7 @@ def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
         if digest:
             digests[digest].append(sample)
     problems += [*_duplicates(digests), *_classes(samples, num_classes)]
-    counts = {split or str(root): sum(s.split == split for s in samples)
-              for split, _ in _splits(root)}
+    counts = {split or str(root): sum(s.split == split for s in samples) for split in endings}
     return problems, counts
 
 
@@ -107,7 +92,11 @@ def _checked(samples, workers: int, max_pixels: int) -> Iterator:
         return
     # OpenCV's own threads would compete with the processes.
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0, )) as pool:
-        yield from pool.map(check, paths, chunksize=16)
+        try:
+            yield from pool.map(check, paths, chunksize=16)
+        except BrokenProcessPool as error:
+            raise RunError(f'one of {workers} workers was ended from outside, such as for want of '
+                           'memory: give fewer by --workers') from error
 
 
 def check_file(path: Path, max_pixels: int) -> tuple[list[Problem], str | None]:
@@ -161,17 +150,21 @@ def _is_read(name: str, endings: tuple[str, ...]) -> bool:
     return name.lower().endswith(endings) and not name.startswith('.')
 
 
-def _splits(root: Path) -> list[tuple[str, Path]]:
-    found = [(name, root / name) for name in SPLITS if (root / name).is_dir()]
-    return found or [('', root)]
+def _empty(source: Source, endings: tuple[str, ...]) -> Iterator[Problem]:
+    """What is wrong with a split in which nothing was found."""
+    # mmpretrain's ImageNet takes test/ as pictures without classes.
+    if source.split == 'test' and source.folder.is_dir() and any(
+            _is_read(path.name, endings) for path in source.folder.iterdir()):
+        return
+    way = (f'{str(source.listed)!r} needs lines "file label"' if source.listed else
+           f'it needs class folders, or a list meta/{source.split}.txt of lines "file label"')
+    yield Problem('empty split', str(source.folder), f'a run would find no picture: {way}')
 
 
-def _samples(root: Path, split: str, folder: Path, num_classes, endings, problems
-             ) -> Iterator[Sample]:
-    lists = [path for path in (root / 'meta' / f'{split}.txt', root / f'{split}.txt')
-             if split and path.is_file()]
-    if lists:
-        yield from _listed(lists[0], split, folder, num_classes, problems)
+def _samples(source: Source, num_classes, endings, problems) -> Iterator[Sample]:
+    split, folder, listed = source
+    if listed:
+        yield from _listed(listed, split, folder, num_classes, problems)
         return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith('.'):
@@ -226,6 +219,9 @@ def _listed(path: Path, split: str, folder: Path, num_classes, problems) -> Iter
     """The samples of a list; a line is a file and a label, from 0."""
     try:
         text = path.read_text(encoding='utf-8')
+    except FileNotFoundError:
+        problems.append(Problem('list', str(path), 'the config names it, and it does not exist'))
+        return
     except UnicodeDecodeError as error:
         raise InputError(f'list {str(path)!r} is not UTF-8 at byte {error.start}: save it in '
                          'UTF-8') from error
@@ -236,7 +232,8 @@ def _listed(path: Path, split: str, folder: Path, num_classes, problems) -> Iter
         name, _, label = line.strip().rpartition(' ')
         where = f'{path}:{number}'
         if not name or not re.fullmatch(r'-?\d+', label):
-            problems.append(Problem('list', where, f'{line!r} is no file and label'))
+            problems.append(Problem('list', where, f'{line!r} is no file and label with '
+                                    'a space between'))
             continue
         most = f' to {num_classes - 1}' if num_classes else ''
         if int(label) < 0 or num_classes and int(label) >= num_classes:

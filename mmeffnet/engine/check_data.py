@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from mmeffnet.datasets.scan import KINDS, SPLITS, Problem, scan
+from mmeffnet.datasets.scan import scan
+from mmeffnet.datasets.sources import KINDS, SPLITS, Problem, Source
 from mmeffnet.engine.config import load_config
-from mmeffnet.engine.data_checks import class_folder, dataset_configs
+from mmeffnet.engine.data_checks import class_folder, dataset_configs, list_and_folder
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
 
@@ -32,7 +33,7 @@ def parser() -> ArgumentParser:
     result.add_argument('data', help='folder with CLASS/*, or with {train,val,test}/CLASS/*, or '
                         'with lists in meta/{train,val}.txt')
     result.add_argument('--config', metavar='FILE', help='the config that will read the data: what '
-                        'its data sets say of extensions is heeded')
+                        'its data sets say of extensions and lists is heeded')
     result.add_argument('--num-classes', type=int, metavar='N', help="the config's num_classes")
     result.add_argument('--workers', type=int, default=0, metavar='N',
                         help='processes; all cores by default')
@@ -56,9 +57,11 @@ def main(argv=None) -> int:
                 raise InputError(f'--{name} {value} must be at least {least}')
         check_report(Path(args.report))
         bar, root = Console(file=sys.stderr), Path(args.data)
-        extensions = extensions_of(load_config(args.config), root) if args.config else {}
+        cfg = load_config(args.config) if args.config else None
         problems, counts = scan(
-            root, extensions=extensions, num_classes=args.num_classes, workers=args.workers,
+            root, extensions=extensions_of(cfg, root) if cfg else {},
+            named=named_by(cfg, root) if cfg else None,
+            num_classes=args.num_classes, workers=args.workers,
             max_pixels=args.max_pixels, progress=lambda items, total: track(
                 items, 'pictures', total, console=bar, transient=True,
                 disable=not bar.is_terminal))
@@ -91,6 +94,19 @@ def extensions_of(cfg: Config, root: Path) -> dict[str, list[str]]:
                                  f'as [{value!r}]')
         if given:
             found[split] = sorted({suffix for _, value in given for suffix in value})
+    return found
+
+
+def named_by(cfg: Config, root: Path) -> list[Source]:
+    """Lists and folders below ``root`` that a config names for the splits that have a list."""
+    found = []
+    for split in SPLITS:
+        sources = []
+        for _, dataset in dataset_configs(cfg, f'{split}_dataloader'):
+            listed, folder = list_and_folder(dataset) or (None, class_folder(dataset))
+            if folder and folder.resolve().is_relative_to(root.resolve()):
+                sources.append(Source(split, folder, listed))
+        found += sources if any(source.listed for source in sources) else []
     return found
 
 

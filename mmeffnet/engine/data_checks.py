@@ -33,7 +33,7 @@ def data_problem(cfg: Config, loader: str) -> str | None:
     for field, dataset in dataset_configs(cfg, loader):
         for name, path, exists in _paths(dataset):
             if not exists(path):
-                layout = LAYOUTS.get(str(dataset.get('type')).rpartition('.')[2], '')
+                layout = LAYOUTS.get(_type(dataset), '')
                 return (f'{field}.{name}: {str(path)!r} does not exist'
                         + (f'; {layout}' if layout else ''))
             classes = classes_of(dataset) if name == 'ann_file' else None
@@ -101,7 +101,12 @@ def _check_hidden(dataset, folders: Iterable[str], loader: str) -> None:
 
 
 def _check_decoding(dataset, model, loader: str) -> None:
+    """Refuse pipelines that load what is decoded already, and that nothing decodes."""
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    if type(dataset).__name__ == 'PackedImages' and any(
+            type(step).__name__ == 'LoadImageFromFile' for step in steps):
+        raise InputError(f'{loader}: PackedImages gives pictures that are decoded, and '
+                         'LoadImageFromFile in its pipeline takes files: leave it out')
     if not any(type(step).__name__ == 'PackEncoded' for step in steps):
         return
     from mmeffnet.datasets.encoded import DecodingDataPreprocessor  # of mmpretrain's runs alone
@@ -145,13 +150,19 @@ def _inner_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
         yield from _inner_configs(child, f'{field}.{name}')
 
 
+def _type(dataset: dict) -> str:
+    """The name of a data set config's class, without the scope."""
+    return str(dataset.get('type')).rpartition('.')[2]
+
+
 def _paths(dataset: dict) -> Iterator[tuple]:
     """Name, path and test of what a data set config says to be on this machine's disk."""
     root = dataset.get('data_root') or ''
     ann_file, prefix = dataset.get('ann_file'), dataset.get('data_prefix')
-    # A split is the name of a folder (ImageNet) where a root is given to look in.
+    # ImageNet's split is the name of a folder where a root is given to look in.
+    by_split = _type(dataset) in ('ImageNet', 'ImageNet21k')
     prefixes = prefix if isinstance(prefix, dict) else {
-        '': prefix or (root and dataset.get('split'))}
+        '': prefix or (by_split and root and dataset.get('split'))}
     found = [('data_root', root, Path.is_dir), ('ann_file', ann_file, Path.is_file)]
     found += [(f'data_prefix.{key}'.rstrip('.'), value, Path.is_dir)
               for key, value in prefixes.items()]
@@ -165,10 +176,22 @@ def class_folder(dataset: dict) -> Path | None:
     found = {name: path for name, path, _ in _paths(dataset)}
     root, split = found.get('data_root'), dataset.get('split')
     listed = 'ann_file' in found or (root and split and (root / f'meta/{split}.txt').is_file())
-    by_folder = str(dataset.get('type')).rpartition('.')[2] in LAYOUTS
-    if listed or not by_folder or not dataset.get('with_label', True):
+    if listed or _type(dataset) not in LAYOUTS or not dataset.get('with_label', True):
         return None
     return found.get('data_prefix', found.get('data_prefix.img_path', root))
+
+
+def list_and_folder(dataset: dict) -> tuple[Path, Path] | None:
+    """The list of files and labels of a data set config, and the folder that its names begin in.
+
+    None where it names no such list.
+    """
+    found = {name: path for name, path, _ in _paths(dataset)}
+    if 'ann_file' not in found or _type(dataset) not in LAYOUTS or not dataset.get(
+            'with_label', True):
+        return None
+    root = found.get('data_root', Path())
+    return found['ann_file'], found.get('data_prefix', found.get('data_prefix.img_path', root))
 
 
 def _hidden_message(hidden: Path) -> str:

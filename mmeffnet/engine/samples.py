@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import ConcatDataset, DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.datasets.tally import Tally
 from mmeffnet.engine.state import random_state, set_random_state
 from mmeffnet.errors import RunError, one_line
@@ -40,13 +41,14 @@ class SamplePipeline:
     seed: None leaves the random state alone. epoch: an int64 tensor of one number, in shared
     memory; of the iteration where there are no epochs. drawn: counts what was drawn, so that a
     sample that comes again draws anew; None has it draw the same. skips: None lets bad images
-    end the run. A sample without an index leaves the random state alone.
+    end the run. training: whether bad images could be left out, were it asked for. A sample
+    without an index leaves the random state alone.
     """
 
     def __init__(self, pipeline, *, seed=None, epoch=None, drawn: Counter | None = None,
-                 skips: Skips | None = None):
+                 skips: Skips | None = None, training: bool = True):
         self.inner, self.seed, self.epoch = pipeline, seed, epoch
-        self.drawn, self.skips = drawn, skips
+        self.drawn, self.skips, self.training = drawn, skips, training
 
     def __getattr__(self, name: str):
         if name == 'inner':  # while it is unpickled
@@ -67,9 +69,11 @@ class SamplePipeline:
             name = f'image {str(path)!r}' if path else f'sample {index}'
             line = f'{name} cannot be loaded: {one_line(error)}'
             if self.skips is None:
+                # What is measured would change with what is left out.
+                way = (', or leave up to N such images out with default_hooks.samples.max_skips=N'
+                       if self.training else ' and repair it: only the training leaves images out')
                 raise SampleError(
-                    f'{line}. Look through the data with tools/check_data.py, or leave up to N '
-                    'such images out with default_hooks.samples.max_skips=N') from error
+                    f'{line}. Look through the data with tools/check_data.py{way}') from error
             self.skips.take(line)
             return None  # data sets of MMEngine draw another sample then
         finally:
@@ -99,14 +103,14 @@ class SamplesHook(Hook):
     """Random transforms follow from seed, epoch and sample, whichever worker runs them.
 
     So a run can be resumed within an epoch, and gives the same with any number of workers.
-    It applies to data sets that know their samples' indices, alone or concatenated; where samples
-    are repeated within an epoch the workers' own state goes on. In training by iterations they
-    follow from seed, iteration, sample and how often it came before in the batch where there are
-    no workers; those keep their own state.
+    It applies to data sets that know their samples' indices, alone, concatenated or split into
+    folds; where data set or sampler may repeat samples within an epoch the workers' own state
+    goes on. In training by iterations they follow from seed, iteration, sample and how often it
+    came before in the batch where there are no workers; those keep their own state.
 
     Args:
         max_skips (int): How many images that cannot be loaded are replaced by others in a
-            run, each named in the log; the next ends it. Defaults to 0: the first ends it.
+            training, each named in the log; the next ends it. Defaults to 0: the first ends it.
     """
     priority = 'VERY_LOW'  # hooks that exchange a pipeline have done so
 
@@ -123,22 +127,23 @@ class SamplesHook(Hook):
         # workers are ahead of the iterations.
         self._by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
         self._epoch.fill_(runner.epoch if self._by_epoch else runner.iter)
-        known = self._by_epoch or not runner.train_dataloader.num_workers
+        loader = runner.train_dataloader
+        known = gives_once(loader) if self._by_epoch else not loader.num_workers
         drawn, loop = None, runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             drawn = self._drawn
             loop.dataloader_iterator = _CountingAnew(loop.dataloader_iterator, drawn)
-        for place, (dataset, once) in enumerate(parts(runner.train_dataloader.dataset)):
+        for place, (dataset, once) in enumerate(parts(loader.dataset)):
             guard(dataset, seed=[runner.seed, place] if known and once else None,
                   epoch=self._epoch, drawn=drawn, skips=self._skips)
 
     def before_val_epoch(self, runner) -> None:
         for dataset, _ in parts(runner.val_dataloader.dataset):
-            guard(dataset)
+            guard(dataset, training=False)
 
     def before_test_epoch(self, runner) -> None:
         for dataset, _ in parts(runner.test_dataloader.dataset):
-            guard(dataset)
+            guard(dataset, training=False)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if not self._by_epoch:
@@ -179,6 +184,13 @@ def _name_faults(loader) -> None:
             print_log(f'Storage, fault {number} so far: {line}', 'current', level=logging.WARNING)
 
 
+def gives_once(loader) -> bool:
+    """Whether the loader's sampler is known to give each sample once in an epoch."""
+    # A loader with a batch sampler of its own, such as mmdet's by shape, has another one beside.
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    return isinstance(sampler, (DefaultSampler, ShardSampler))
+
+
 def parts(dataset) -> Iterator[tuple]:
     """The data sets with a pipeline, and whether each sample occurs once in an epoch."""
     if isinstance(dataset, ConcatDataset):
@@ -187,8 +199,9 @@ def parts(dataset) -> Iterator[tuple]:
     elif callable(getattr(dataset, 'pipeline', None)):
         yield dataset, hasattr(dataset, 'get_data_info')
     elif hasattr(dataset, 'dataset'):
-        for inner, _ in parts(dataset.dataset):
-            yield inner, False
+        fold = type(dataset).__name__ == 'KFoldDataset'  # mmpretrain's; others repeat samples
+        for inner, once in parts(dataset.dataset):
+            yield inner, once and fold
 
 
 def guard(dataset, **how) -> None:

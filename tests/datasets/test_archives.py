@@ -18,11 +18,13 @@ from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 from skimage import data
+from torch.nn import Module
 from torch.utils.data import DataLoader
 
 from mmeffnet.datasets import archive, shards
 from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.engine import archive_cli
+from mmeffnet.engine.data_checks import check_dataset
 from mmeffnet.errors import InputError, RunError
 
 TOOLS = {'pack': (archive_cli.pack, 'PackedImages', 'bin'),
@@ -422,15 +424,28 @@ def test_the_configs_of_the_guide_read_archives(config, tmp_path, monkeypatch):
     blocks = [block for block in re.findall(r'```python\n(_base_.*?)```', guide.read_text(),
                                             flags=re.DOTALL) if 'data_root' in block]
     monkeypatch.chdir(tmp_path)
-    folders = [re.search(r"data_root='(.*?)'", block)[1] for block in blocks]
-    for name, folder in zip(('shard', 'pack'), folders, strict=True):
+    folders = [re.findall(r"data_root='(.*?)'", block) for block in blocks]
+    for name, (folder, *others) in zip(('shard', 'pack'), folders, strict=True):
         Path(folder).parent.mkdir(parents=True)
         written(config, name).rename(folder)
-    for block in blocks:
-        cfg = Config.fromstring(block, '.py').train_dataloader
-        images = [sample['inputs'] for sample in DATASETS.build(cfg.dataset)]
-        assert [image.shape for image in images] == [(3, 224, 224)] * COUNT
-        assert cfg.sampler.type in ('mmeffnet.ShardSampler', 'DefaultSampler')
+        for other in others:
+            Path(other).symlink_to(Path(folder).resolve())
+    for block, named in zip(blocks, folders, strict=True):
+        cfg = Config.fromstring(block, '.py')
+        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)[
+                :None if len(named) > 1 else 1]:
+            dataset = DATASETS.build(loader.dataset)
+            assert [sample['inputs'].shape for sample in dataset] == [(3, 224, 224)] * COUNT
+            check_dataset(dataset, Module(), 'loader')
+        assert cfg.train_dataloader.sampler.type in ('mmeffnet.ShardSampler', 'DefaultSampler')
+
+
+def test_packed_pictures_are_not_loaded_again(config):
+    dataset = opened('pack', written(config, 'pack'), pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='mmpretrain.PackInputs')])
+    with pytest.raises(InputError, match='^val_dataloader: PackedImages gives pictures that are '
+                       'decoded, and LoadImageFromFile in its pipeline takes files: leave it out$'):
+        check_dataset(dataset, Module(), 'val_dataloader')
 
 
 # Faults of the storage

@@ -97,3 +97,13 @@ def test_a_failure_is_blamed_on_hidden_folders_among_the_classes_alone(dataset, 
     assert problem == (
         "folder 'data/train/.cache' would be counted as a class and shift the labels of all "
         'others: delete it or move it away' if named else None)
+
+
+@pytest.mark.parametrize(('kind', 'named'), [
+    ('CUB', None), ('mmpretrain.Flowers102', None), ('CIFAR100', None),
+    ('mmpretrain.ImageNet', 'val'), ('ImageNet21k', 'val')])
+def test_a_split_is_a_folder_for_imagenet_alone(kind, named, folder):
+    dataset = dict(type=kind, data_root='data', split='val')
+    problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader')
+    assert (problem or '').partition(' exist')[0] == (
+        f"loader.dataset.data_prefix: 'data/{named}' does not" if named else '')

@@ -2,6 +2,8 @@
 import io
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from mmengine.config import Config
 from mmpretrain.datasets import CustomDataset, ImageNet
 from PIL import Image
 
+from mmeffnet.datasets import scan
 from mmeffnet.datasets.scan import EXTENSIONS
 from mmeffnet.engine import check_data
 from mmeffnet.engine.check_data import main
@@ -214,6 +217,57 @@ def test_lists_are_checked_line_by_line(data):
                      'class missing in a split: 7'}
 
 
+def test_a_list_of_which_no_line_can_be_read_is_a_problem(data):
+    (data / 'meta').mkdir()
+    for split in ('train', 'val'):
+        (data / f'meta/{split}.txt').write_text('cat/0.jpg\t0\n')
+    assert problems() == (1, {'list: data/meta/train.txt:1', 'empty split: data/train',
+                              'list: data/meta/val.txt:1', 'empty split: data/val'})
+
+
+LISTED = """
+loader = dict(type='CustomDataset', data_root='data', data_prefix='images')
+train_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[
+    dict(ann_file='train.txt', **loader), dict(loader, data_prefix='more')]))
+val_dataloader = dict(dataset=dict(ann_file='val.txt', **loader))
+test_dataloader = val_dataloader
+"""
+
+
+def test_lists_in_the_root_are_read_where_a_config_names_them(data, capsys):
+    (data / 'train').rename(data / 'images')
+    (data / 'val').rename(data / 'more')
+    (data / 'train.txt').write_text('cat/0.jpg 0\ndog/gone.jpg 1\ndog/0.jpg 7\n')
+    (data / 'val.txt').write_text('cat/1.jpg 0\ndog/1.jpg 1\n')
+    code, found = problems()
+    assert code == 1
+    assert {f'list: data/{split}.txt' for split in ('train', 'val')} <= found
+    assert 'data/val.txt: a list that is not read: give the config' in capsys.readouterr().out
+    Path('config.py').write_text(LISTED)
+    assert problems('--config', 'config.py', '--num-classes', '2') == (1, {
+        'missing: data/images/dog/gone.jpg', 'label: data/train.txt:3',
+        'class missing in a split: 7'})
+    assert 'train 11, val 2 pictures' in capsys.readouterr().out
+    (data / 'val.txt').unlink()
+    assert 'list: data/val.txt' in problems('--config', 'config.py')[1]
+
+
+def test_a_list_beside_class_folders_is_not_read(data):
+    (data / 'train.txt').write_text('cat/0\ncat/1\n')
+    assert problems() == (0, {'no picture: data/train.txt'})
+    Path('config.py').write_text(WRAPPED)
+    assert problems('--config', 'config.py') == (0, set())
+    Path('config.py').write_text(WRAPPED.replace("'train',", "'train', ann_file='train.txt',"))
+    assert problems('--config', 'config.py') == (
+        1, {'empty split: data/train', *(f'list: data/train.txt:{line}' for line in (1, 2))})
+    for path in [*(data / 'train').glob('*/*.jpg')]:  # without folders the list alone has classes
+        path.rename(data / f'train/{path.parent.name}{path.name}')
+    for name in ('cat', 'dog'):
+        (data / 'train' / name).rmdir()
+    (data / 'train.txt').write_text('cat0.jpg 0\ndog1.jpg 1\n')
+    assert problems() == (0, set())
+
+
 def test_lists_are_utf_8_without_a_mark(data, capsys):
     (data / 'meta').mkdir()
     (data / 'meta/val.txt').write_text('cat/0.jpg 0\ndog/0.jpg 1\n', encoding='utf-8-sig')
@@ -255,6 +309,22 @@ def test_several_processes_find_the_same(data):
     (data / 'train/cat/torn.jpg').write_bytes(b'\xff\xd8\xff')
     one, two = problems(), problems('--workers', '2')
     assert one == two == (1, {'unreadable: data/train/cat/torn.jpg'})
+
+
+def test_a_worker_that_is_ended_is_one_line(data, capsys, monkeypatch):
+    class Ended(ThreadPoolExecutor):
+        def __init__(self, workers, **_):
+            super().__init__(workers)
+
+        def map(self, *_, **__):
+            raise BrokenProcessPool
+    monkeypatch.setattr(scan, 'ProcessPoolExecutor', Ended)
+    for number in range(60):
+        (data / f'train/cat/more{number}.png').touch()
+    with pytest.raises(SystemExit) as exit_:
+        main(['data', '--workers', '2'])
+    assert exit_.value.code == 1
+    assert 'one of 2 workers was ended from outside' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('argv', 'message'), [

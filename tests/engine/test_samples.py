@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.dataset import BaseDataset, ConcatDataset, DefaultSampler, RepeatDataset
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmpretrain.datasets import KFoldDataset
+from mmpretrain.datasets.samplers import RepeatAugSampler
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from mmeffnet.engine import cli, samples
 from mmeffnet.engine.samples import SampleError, SamplePipeline, Skips, parts
@@ -102,6 +104,23 @@ def test_samples_by_epoch_draw_the_same_however_often_they_come():
     assert torch.equal(dataset[3], dataset[3])
 
 
+@pytest.mark.parametrize('by_shape', [False, True])
+@pytest.mark.parametrize(('sampler', 'once'), [(DefaultSampler, True), (RepeatAugSampler, False)])
+def test_a_sampler_that_repeats_samples_has_each_draw_anew(sampler, once, by_shape):
+    dataset = Draws(pipeline=[draw])
+    sampler = sampler(dataset, seed=0)
+    # mmdet's batches of like shapes are made by a sampler of batches.
+    loader = DataLoader(dataset, batch_sampler=BatchSampler(sampler, 5, False)) if by_shape else \
+        DataLoader(dataset, batch_size=5, sampler=sampler)
+    samples.SamplesHook().before_train_epoch(SimpleNamespace(
+        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop), epoch=0, seed=5,
+        train_dataloader=loader))
+    drawn = torch.cat([*loader])
+    assert (len(drawn[:, 2].unique()) == len(drawn)) == once
+    assert len(drawn[:, 0].unique()) == len(drawn)
+    assert (dataset.pipeline.seed == [5, 0]) == once
+
+
 def test_samples_without_an_index_draw_from_the_state_that_there_is():
     pipeline = SamplePipeline(lambda data: torch.rand(2), seed=[5, 0], epoch=torch.tensor(0))
     torch.manual_seed(1)
@@ -115,6 +134,10 @@ def test_samples_that_occur_more_than_once_in_an_epoch_are_known():
     assert list(parts(plain)) == [(plain, True)]
     assert list(parts(ConcatDataset([plain, other]))) == [(plain, True), (other, True)]
     assert list(parts(RepeatDataset(plain, 2))) == [(plain, False)]
+    fold = KFoldDataset(dict(type=Draws, pipeline=[draw]), num_splits=5)
+    assert list(parts(fold)) == [(fold.dataset, True)]
+    fold.dataset = RepeatDataset(plain, 2)
+    assert list(parts(fold)) == [(plain, False)]
 
 
 def bad(data):
@@ -128,6 +151,16 @@ def test_a_bad_image_is_named_with_both_ways_out():
         SamplePipeline(bad)(dict(img_path='x.png', sample_idx=3))
     with pytest.raises(SampleError, match='^sample 3 cannot be loaded'):
         SamplePipeline(bad)(dict(sample_idx=3))
+
+
+@pytest.mark.parametrize('stage', ['val', 'test'])
+def test_a_bad_image_that_is_measured_is_not_to_be_left_out(stage):
+    dataset = Draws(pipeline=[bad])
+    getattr(samples.SamplesHook(max_skips=3), f'before_{stage}_epoch')(SimpleNamespace(
+        **{f'{stage}_dataloader': SimpleNamespace(dataset=dataset)}))
+    with pytest.raises(SampleError, match='Look through the data with tools/check_data.py and '
+                       'repair it: only the training leaves images out$'):
+        dataset[3]
 
 
 def test_skips_are_bounded_over_all_workers():
@@ -190,6 +223,7 @@ def test_a_file_that_vanishes_is_named_and_ends_the_run(folder, vanish, tiny_con
                            "file or directory: 'train/cat/3.png'. Look through the data with ")
 
 
+@pytest.mark.slow
 def test_files_that_vanish_are_left_out_when_asked_and_counted(folder, vanish, tiny_config,
                                                                tmp_path, monkeypatch, capsys):
     from mmeffnet.engine import run
