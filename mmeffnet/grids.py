@@ -1,7 +1,9 @@
 """Whether the anchors, points and regions of a detector lie on the grids of its levels.
 
-No PyTorch here. A head that all levels share has their channels, and a stride for each of them.
+No PyTorch here, unless a head of mmdet leaves its strides to the defaults of its class. A head
+that all levels share has their channels, and a stride for each of them.
 """
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 
 from mmeffnet.errors import InputError
@@ -11,7 +13,7 @@ ALL_LEVELS = ('bbox_head', 'rpn_head')
 STRIDES = ('strides', 'point_strides')
 GENERATORS = ('anchor_generator', 'prior_generator', 'approx_anchor_generator',
               'square_anchor_generator')
-# What our own head has where a config says nothing.
+# What our own head has where a config says nothing; others are asked.
 DEFAULTS = {'EfficientDetHead': dict(anchor_generator=dict(
     type='mmeffnet.EfficientDetAnchorGenerator', strides=[8, 16, 32, 64, 128]))}
 EXTRACTORS = ('bbox_roi_extractor', 'mask_roi_extractor')
@@ -36,20 +38,52 @@ def _level_heads(path: str, part: Mapping) -> Iterator[tuple[str, Mapping]]:
     for name in ALL_LEVELS:
         head = part.get(name)
         if isinstance(head, Mapping):
-            yield f'{path}.{name}', {**DEFAULTS.get(name_of(head), {}), **head}
+            yield f'{path}.{name}', head
             for i, stage in enumerate(head.get('stages') or ()):
                 yield f'{path}.{name}.stages.{i}', stage
 
 
+def _with_defaults(head: Mapping) -> Mapping:
+    """A head whose config says nothing of its anchors or points, with the default ones."""
+    laying = (*STRIDES, *GENERATORS)
+    if any(head.get(key) is not None for key in laying):
+        return head
+    if name_of(head) in DEFAULTS:
+        return {**DEFAULTS[name_of(head)], **head}
+    for kind in inspect.getmro(_class_of(head)):
+        # The nearest class that has some: RepPoints' point_strides go before strides, which it
+        # inherits and does not use.
+        arguments = inspect.signature(kind.__init__).parameters.values()
+        found = {a.name: a.default for a in arguments
+                 if a.name in laying and isinstance(a.default, (Sequence, Mapping))}
+        if found or not any(a.kind is a.VAR_KEYWORD for a in arguments):
+            return {**found, **head}
+    return head
+
+
+def _class_of(part: Mapping) -> type:
+    """The class that a config builds, ``object`` where mmdet cannot be asked for it."""
+    kind = part.get('type')
+    if kind and isinstance(kind, str):
+        try:
+            from mmdet.registry import MODELS  # here, for the checks need no mmdet
+            kind = MODELS.get(kind)
+        except ImportError:  # then nothing of it is built
+            return object
+    return kind if inspect.isclass(kind) else object
+
+
 def _check_strides(place: str, head: Mapping, strides: list[int], source: str) -> None:
     """Anchors and points must be laid out on the grid of their level."""
+    given, head = head, _with_defaults(head)
+    note = '' if head is given else ' (the default)'
     owners = {'': head, **{f'{key}.': head.get(key) or {} for key in GENERATORS}}
     for prefix, owner in owners.items():
         for field in STRIDES:
             stated = owner.get(field)
             if stated is not None and not _same_grid(_squares(stated), strides):
-                raise InputError(f'{place}.{prefix}{field}={list(stated)}: the {source} gives '
-                                 f'levels with strides {strides}; write {field}={strides}')
+                raise InputError(f'{place}.{prefix}{field}={list(stated)}{note}: the {source} '
+                                 f'gives levels with strides {strides}; write {field}={strides}')
 
 
 def _same_grid(stated: list, strides: list[int]) -> bool:

@@ -1,8 +1,8 @@
 """Whether neck and heads of a config fit the outputs of its backbone, before anything is built.
 
-No PyTorch here. OpenMMLab's necks and heads take channels and strides as numbers, and nothing
-compares them: channels that do not fit end in an error inside a convolution, strides that do
-not fit in a detector that learns nothing.
+No PyTorch of its own. OpenMMLab's necks and heads take channels and strides as numbers, and
+nothing compares them: channels that do not fit end in an error inside a convolution, strides
+that do not fit in a detector that learns nothing.
 """
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,8 +19,13 @@ PYRAMIDS = {'BiFPN', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFCOS_FPN', 
 EXTENDED = {'BiFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFPN', 'PAFPN', 'RFP'}
 # Those that give what they take, level by level.
 KEPT = {'BFP', 'CSPNeXtPAFPN', 'DyHead', 'GlobalAveragePooling', 'YOLOXPAFPN'}
+# Gives one level, made from the last output.
+LAST = {'DilatedEncoder'}
 # Lists its channels from the coarsest level to the finest.
 REVERSED = {'YOLOV3Neck'}
+# Those that take every output; others may leave out the last ones.
+WHOLE = PYRAMIDS | KEPT | REVERSED | {
+    'ChannelMapper', 'FPN_DropBlock', 'HRFPN', 'JPU', 'MLANeck', 'MultiLevelNeck'}
 
 # Heads that take outputs by their ``in_index``, and classifiers.
 INDEXED = ('decode_head', 'auxiliary_head', 'panoptic_head', 'head')
@@ -81,6 +86,8 @@ def _check_channels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mappi
     elif isinstance(channels, Sequence) and not isinstance(channels, str):
         channels = list(channels)
         right = info.channels[::-1] if name_of(neck) in REVERSED else info.channels
+        if name_of(neck) not in WHOLE and channels == right[:len(channels)]:
+            return
     else:
         return
     if channels != right:
@@ -124,6 +131,8 @@ def _strides_after(necks: list, info: FeatureInfo) -> list[int] | None:
             strides = strides[_taken(neck)]
             while strides and len(strides) < neck.get('num_outs', 0):
                 strides = [*strides, 2 * strides[-1]]
+        elif name_of(neck) in LAST:
+            strides = strides[-1:]
         elif name_of(neck) not in KEPT:
             return None
     return strides

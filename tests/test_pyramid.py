@@ -128,10 +128,67 @@ def test_what_our_own_head_has_by_default_is_held_against_the_levels(number, rig
         check_model(model)
         return
     with pytest.raises(InputError, match=re.escape(
-            'model.bbox_head.anchor_generator.strides=[8, 16, 32, 64, 128]: the neck gives levels '
-            f'with strides {right}; write strides={right}')):
+            'model.bbox_head.anchor_generator.strides=[8, 16, 32, 64, 128] (the default): the neck '
+            f'gives levels with strides {right}; write strides={right}')):
         check_model(model)
     model['bbox_head']['anchor_generator'] = dict(strides=right)
+    check_model(model)
+
+
+class Points:
+    """As mmdet's: the base has strides by default."""
+
+    def __init__(self, in_channels=256, strides=(4, 8, 16, 32, 64), regress_ranges=()):
+        pass
+
+
+class Refined(Points):
+    def __init__(self, *args, point_strides=[8, 16, 32, 64, 128], **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class Anchors(Points):
+    def __init__(self, anchor_generator=dict(strides=[4, 8, 16, 32, 64]), **kwargs):
+        super().__init__(**kwargs)
+
+
+class Passing(Points):
+    def __init__(self, num_classes=80, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Asking(Points):
+    def __init__(self, point_strides, strides=None):
+        super().__init__()
+
+
+@pytest.mark.parametrize(('kind', 'field'), [
+    (Points, 'strides'), (Passing, 'strides'), (Anchors, 'anchor_generator.strides'),
+    (Refined, None), (Asking, None), (None, None), (print, None)])
+def test_what_the_class_of_a_head_has_by_default_is_held_against_the_levels(kind, field):
+    """RepPoints has point_strides of its own and inherits strides that it does not use."""
+    model = retinanet()
+    model['bbox_head'] = dict(in_channels=256, **(dict(type=kind) if kind else {}))
+    if not field:
+        check_model(model)
+        return
+    for place in (model, dict(model, bbox_head=dict(stages=[model['bbox_head']]))):
+        with pytest.raises(InputError, match=re.escape(
+                f'{field}=[4, 8, 16, 32, 64] (the default): the neck gives levels with strides '
+                '[8, 16, 32, 64, 128]; write strides=[8, 16, 32, 64, 128]')):
+            check_model(place)
+    owner = dict(strides=[8, 16, 32, 64, 128])
+    model['bbox_head'].update(owner if field == 'strides' else dict(anchor_generator=owner))
+    check_model(model)
+
+
+def test_a_neck_of_one_level_makes_it_from_the_last_output():
+    model = dict(backbone=backbone(4, 5, output_stride=16),
+                 neck=dict(type='DilatedEncoder', in_channels=320, out_channels=512),
+                 bbox_head=dict(type='YOLOFHead', anchor_generator=dict(strides=[32])))
+    with pytest.raises(InputError, match=r'gives levels with strides \[16\]; write strides'):
+        check_model(model)
+    model['bbox_head']['anchor_generator']['strides'] = [16]
     check_model(model)
 
 
@@ -234,6 +291,19 @@ def test_neck_that_counts_from_the_coarsest_level_is_known():
     yolo['neck']['in_channels'] = [40, 112, 320]
     with pytest.raises(InputError, match=r'write in_channels=\[320, 112, 40\]'):
         check_model(yolo)
+
+
+@pytest.mark.parametrize(('name', 'channels', 'fits'), [
+    ('CLRFPN', [24, 40, 112], True), ('CLRFPN', [24, 48, 112], False),
+    ('CLRFPN', [40, 112, 320], False), ('CLRFPN', [24, 40, 112, 320, 640], False),
+    ('ChannelMapper', [24, 40, 112], False)])
+def test_a_neck_that_is_not_known_may_take_the_first_outputs_alone(name, channels, fits):
+    model = dict(backbone=backbone(2, 3, 4, 5), neck=dict(type=name, in_channels=channels))
+    if fits:
+        check_model(model)
+        return
+    with pytest.raises(InputError, match=r'write in_channels=\[24, 40, 112, 320\]'):
+        check_model(model)
 
 
 @pytest.mark.parametrize('model', [

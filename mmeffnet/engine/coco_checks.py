@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch import nn
@@ -12,8 +13,13 @@ from torch import nn
 from mmeffnet.errors import InputError, one_line
 
 # Parts that predict the class of an object, and of a pixel.
-OF_OBJECTS = ('bbox_head', 'mask_head')
+OF_OBJECTS = ('bbox_head', 'mask_head', 'track_head')
 OF_PIXELS = ('decode_head', 'auxiliary_head')
+# Those that count things and stuff apart.
+OF_BOTH = ('panoptic_head', 'panoptic_fusion_head', 'semantic_head')
+# Without these pycocotools' index of a file ends in a KeyError.
+NEEDED = {'categories': ('id', 'name'), 'images': ('id', ),
+          'annotations': ('id', 'image_id', 'category_id')}
 NAMED = 5  # names in a message
 
 
@@ -28,13 +34,37 @@ def check_predictors(dataset, model: nn.Module, loader: str) -> None:
     kinds = [(OF_PIXELS, classes, 'classes')]
     if not things:
         kinds.append((OF_OBJECTS, classes, 'classes'))
-    elif set(things) <= set(classes):  # a config's own classes may stand beside COCO's things
+    elif set(things) <= set(classes):
         kinds.append((OF_OBJECTS, things, 'classes of things'))
+    else:  # a config's own classes stand beside COCO's things
+        things = None
+    _check_panoptic(model, len(classes), len(things or ()), loader)
     for names, known, words in kinds:
         for field, number in _class_numbers(model, names):
             if number != len(known):
                 raise InputError(f'{loader}: the data set has {len(known)} {words} and the model '
                                  f'has {number}: set {field}.num_classes={len(known)}')
+
+
+def _check_panoptic(model: nn.Module, classes: int, things: int, loader: str) -> None:
+    """Things and stuff are counted each; where the data set has no things, both together."""
+    for name in OF_BOTH:
+        head = getattr(model, name, None)
+        numbers = [getattr(head, f'num_{kind}_classes', None) for kind in ('things', 'stuff')]
+        if None in numbers:
+            continue
+        if things:
+            fits = numbers == [things, classes - things]
+            words, right = (f'{things} classes of things and {classes - things} of stuff',
+                            f'{things} and {classes - things}')
+        else:
+            fits = sum(numbers) == classes
+            words, right = f'{classes} classes', f'numbers that add up to {classes}'
+        if not fits:
+            raise InputError(
+                f'{loader}: the data set has {words} and the model has {numbers[0]} of things and '
+                f'{numbers[1]} of stuff: set model.{name}.num_things_classes and num_stuff_classes '
+                f'to {right}')
 
 
 def _class_numbers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, int]]:
@@ -65,7 +95,7 @@ def check_annotations(dataset, loader: str, most_missing: int = 0) -> None:
     _check_pictures(dataset, loader, most_missing)
 
 
-def classes_of(dataset: dict) -> tuple[str, ...] | None:
+def classes_of(dataset: dict) -> Sequence[str] | None:
     """The classes that the config of a COCO data set means, None for another kind."""
     kind = dataset['type']
     if isinstance(kind, str):
@@ -73,7 +103,10 @@ def classes_of(dataset: dict) -> tuple[str, ...] | None:
             kind = registry.get(kind)
     if not hasattr(kind, 'COCOAPI'):
         return None
-    return tuple((dataset.get('metainfo') or {}).get('classes') or kind.METAINFO['classes'])
+    classes = (dataset.get('metainfo') or {}).get('classes') or kind.METAINFO.get('classes')
+    if isinstance(classes, str) and Path(classes).is_file():  # as MMEngine reads them
+        return tuple(list_from_file(classes))
+    return classes
 
 
 def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None) -> None:
@@ -81,15 +114,11 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
 
     cat_ids: the categories that a data set numbers its labels by, None where it is not built yet.
     """
+    if isinstance(classes, str):
+        raise InputError(f'{loader}.dataset.metainfo.classes={classes!r} is a string and no file '
+                         f'with a name in each line: write classes=({classes!r}, )')
     where, classes = repr(str(ann_file)), tuple(classes)
-    try:
-        content = json.loads(Path(ann_file).read_bytes())
-    except ValueError as error:
-        raise InputError(f'{loader}: {where} is no JSON ({one_line(error)}): it is torn or of '
-                         'another kind') from error
-    if not isinstance(content, dict) or not content.get('categories'):
-        raise InputError(f"{loader}: {where} has no 'categories': it is no annotation file as COCO "
-                         'has them')
+    content = _content(ann_file, loader)
     categories = {item['id']: item['name'] for item in content['categories']}
     missing = [name for name in classes if name not in categories.values()]
     if missing:
@@ -116,10 +145,35 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
                   level=logging.WARNING)
 
 
+def _content(ann_file, loader: str) -> dict:
+    """What a COCO file holds, where pycocotools can read it."""
+    where = repr(str(ann_file))
+    try:
+        content = json.loads(Path(ann_file).read_bytes())
+    except ValueError as error:
+        raise InputError(f'{loader}: {where} is no JSON ({one_line(error)}): it is torn or of '
+                         'another kind') from error
+    if not isinstance(content, dict) or not content.get('categories'):
+        raise InputError(f"{loader}: {where} has no 'categories': it is no annotation file as COCO "
+                         'has them')
+    for part, keys in NEEDED.items():
+        for i, item in enumerate(content.get(part, ())):
+            # A segment of panoptic data is in the picture that the annotation around it names.
+            for entry in item.get('segments_info', (item, )):
+                missing = [key for key in keys if key not in entry and key not in item]
+                if missing:
+                    raise InputError(f'{loader}: {where}: {part}[{i}] has no {missing[0]!r}, which '
+                                     'pycocotools needs: add it or take the entry out')
+    return content
+
+
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:
     if getattr(dataset, 'backend_args', None):  # they are not on a disk here
         return
-    paths = [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    # A sample of a video data set is a video, with its pictures inside.
+    paths = [Path(picture['img_path']) for info in infos
+             for picture in info.get('images', (info, ))]
     # Folders are listed once: asking for each of 118,000 files takes minutes on slow storage.
     listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
               for folder in {path.parent for path in paths}}

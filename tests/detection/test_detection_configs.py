@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope  # noqa: E402
 
 from mmeffnet import check_model  # noqa: E402
 from mmeffnet.detection.family import EFFICIENTDETS  # noqa: E402
+from mmeffnet.errors import InputError  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
 from mmeffnet.weights.catalog import CATALOG  # noqa: E402
 
@@ -49,6 +50,23 @@ def test_a_config_is_short_and_fits_its_backbone(name, tmp_path):
     assert 'mmeffnet.PyramidCheckHook' in [hook['type'] for hook in cfg.custom_hooks]
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize(('head', 'field'), [
+    ('FCOSHead', 'strides'), ('mmdet.RPNHead', 'anchor_generator.strides'),
+    ('GARPNHead', 'approx_anchor_generator.strides'), ('RetinaHead', None),
+    ('RepPointsHead', None), ('DETRHead', None), ('NotThereHead', None)])
+def test_strides_that_mmdets_heads_have_by_default_are_held_against_the_levels(head, field):
+    model = dict(backbone=dict(type='mmeffnet.EfficientNet', out_indices=(3, 4, 5)),
+                 neck=dict(type='FPN', in_channels=[40, 112, 320], out_channels=256, num_outs=5),
+                 bbox_head=dict(type=head))
+    if not field:
+        check_model(model)
+        return
+    with pytest.raises(InputError, match=re.escape(
+            f'model.bbox_head.{field}=[4, 8, 16, 32, 64] (the default): the neck gives levels '
+            'with strides [8, 16, 32, 64, 128]')):
+        check_model(model)
 
 
 @pytest.mark.parametrize('name', CONFIGS)

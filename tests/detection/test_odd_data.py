@@ -11,14 +11,19 @@ from torch import nn
 
 need('mmdet', 'mmcv._ext')
 
-from mmdet.datasets import CocoDataset, CocoPanopticDataset  # noqa: E402
+from mmdet.datasets import (  # noqa: E402
+    CocoDataset,
+    CocoPanopticDataset,
+    MOTChallengeDataset,
+    YouTubeVISDataset,
+)
 from mmdet.registry import MODELS  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
 from mmeffnet import config_path  # noqa: E402
 from mmeffnet.engine.coco_checks import check_categories, check_predictors  # noqa: E402
-from mmeffnet.engine.data_checks import check_dataset  # noqa: E402
+from mmeffnet.engine.data_checks import check_dataset, data_problem  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 
 # Height and width, and boxes, one of them hanging over the border and one around everything.
@@ -141,6 +146,63 @@ def test_pictures_that_are_not_there_may_be_left_out(coco, said):
     assert [line for line in said if '1 of 6 pictures' in line]
 
 
+@pytest.mark.parametrize(('kind', 'options'), [
+    (MOTChallengeDataset, {}), (YouTubeVISDataset, dict(dataset_version='2019'))])
+def test_a_video_is_looked_at_picture_by_picture(coco, kind, options):
+    def change(made):
+        made['images'] = [dict(image, video_id=1, frame_id=image['id'], width=64, height=64)
+                          for image in made['images'] if image['id'] in (0, 4)]
+        made['annotations'] = [dict(box, video_id=1, instance_id=1, visibility=1.0, mot_conf=1.0)
+                               for box in made['annotations'] if box['image_id'] in (0, 4)]
+    folder = coco(change)
+    videos = kind(ann_file=str(folder / 'boxes.json'), data_prefix=dict(img_path=str(folder)),
+                  metainfo=dict(classes=('square', 'circle')), pipeline=[], **options)
+    assert len(videos) == 1
+    check_dataset(videos, nn.Module(), 'train_dataloader')
+    (folder / '4.png').unlink()
+    with pytest.raises(InputError, match=r'1 of 2 pictures of .* are not there: .*4\.png'):
+        check_dataset(videos, nn.Module(), 'train_dataloader')
+
+
+@pytest.mark.parametrize(('place', 'key'), [
+    ('annotations', 'category_id'), ('annotations', 'id'), ('annotations', 'image_id'),
+    ('images', 'id'), ('categories', 'id'), ('categories', 'name')])
+def test_an_entry_that_lacks_what_every_entry_has_is_named(coco, place, key):
+    folder = coco(lambda made: made[place][1].pop(key))
+    with pytest.raises(InputError, match=rf"boxes\.json': {place}\[1\] has no '{key}'"):
+        check_categories(folder / 'boxes.json', ('square', 'circle'), 'train_dataloader')
+
+
+def test_a_segment_of_panoptic_data_that_lacks_its_category_is_named(tmp_path):
+    panoptic(tmp_path)
+    path = tmp_path / 'segments.json'
+    made = json.loads(path.read_text())
+    del made['annotations'][0]['segments_info'][1]['category_id']
+    path.write_text(json.dumps(made))
+    with pytest.raises(InputError, match=r"annotations\[0\] has no 'category_id'"):
+        check_categories(path, PANOPTIC['classes'], 'train_dataloader')
+
+
+def test_classes_may_be_listed_in_a_file(coco):
+    folder = coco()
+    (folder / 'names.txt').write_text('square\ncircle\n')
+    (folder / 'other.txt').write_text('square\nstar\n')
+
+    def problem(classes):
+        return data_problem(Config(dict(train_dataloader=dict(dataset=dict(
+            type='mmdet.CocoDataset', ann_file=str(folder / 'boxes.json'),
+            metainfo=dict(classes=str(classes)))))), 'train_dataloader')
+    assert problem(folder / 'names.txt') is None
+    check(folder, classes=str(folder / 'names.txt'), heads=dict(bbox_head=2))
+    with pytest.raises(InputError, match="has no category 'star', which"):
+        problem(folder / 'other.txt')
+    for refused in (lambda: problem('square'), lambda: check(folder, classes='square')):
+        with pytest.raises(InputError, match=(
+                r"metainfo\.classes='square' is a string and no file .*"
+                r"write classes=\('square', \)")):
+            refused()
+
+
 @pytest.mark.parametrize(('changed', 'words'), [
     ("train_dataloader['dataset']['filter_cfg'] = dict(min_size=500)", 'no sample is left'),
     # COCO's 80 classes, of which the file has none; mmdet would filter every picture away.
@@ -221,6 +283,43 @@ def test_mmdets_panoptic_fpn_fits_its_data():
     assert roi_head.bbox_head.num_classes == 80
 
 
+def things_and_stuff(name, things, stuff):
+    model, head = nn.Module(), nn.Module()
+    head.num_things_classes, head.num_stuff_classes = things, stuff
+    model.add_module(name, head)
+    return model
+
+
+@pytest.mark.parametrize('name', ['panoptic_head', 'panoptic_fusion_head', 'semantic_head'])
+def test_things_and_stuff_of_a_head_are_those_of_panoptic_data(tmp_path, name):
+    own, beside = panoptic(tmp_path), panoptic(tmp_path, dict(classes=PANOPTIC['classes']))
+    for dataset in (own, beside):
+        check_predictors(dataset, things_and_stuff(name, 2, 1), 'train')
+    check_predictors(beside, things_and_stuff(name, 1, 2), 'train')  # its things are not known
+    for numbers in ((80, 53), (1, 2)):
+        with pytest.raises(InputError, match=(
+                rf'train: the data set has 2 classes of things and 1 of stuff and the model has '
+                rf'{numbers[0]} of things and {numbers[1]} of stuff: set model\.{name}\.'
+                r'num_things_classes and num_stuff_classes to 2 and 1')):
+            check_predictors(own, things_and_stuff(name, *numbers), 'train')
+
+
+def test_a_head_for_panoptic_data_may_have_things_alone(coco):
+    """As mmdet's Mask2Former has where it finds instances."""
+    dataset = check(coco())  # of two classes
+    init_default_scope('mmdet')
+    model = Config.fromfile(config_path(
+        'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py')).model
+    coco80 = CocoDataset(lazy_init=True)
+    for name in ('panoptic_head', 'panoptic_fusion_head'):
+        numbers = (model[name].num_things_classes, model[name].num_stuff_classes)
+        check_predictors(coco80, things_and_stuff(name, *numbers), 'train')
+        with pytest.raises(InputError, match=(
+                rf'has 2 classes and the model has 80 of things and 0 of stuff: set model\.{name}.*'
+                r'to numbers that add up to 2')):
+            check_predictors(dataset, things_and_stuff(name, *numbers), 'train')
+
+
 def test_segments_of_an_unknown_category_are_counted(tmp_path, said):
     panoptic(tmp_path)
     check_categories(tmp_path / 'segments.json', ('square', ), 'train_dataloader')
@@ -241,7 +340,7 @@ def test_proposals_are_of_no_class(coco, name):
     check_dataset(dataset, model, 'train_dataloader')
 
 
-@pytest.mark.parametrize('name', ['bbox_head', 'mask_head', 'decode_head'])
+@pytest.mark.parametrize('name', ['bbox_head', 'mask_head', 'track_head', 'decode_head'])
 def test_a_head_with_another_number_of_classes_is_named(coco, name):
     folder = coco()
     with pytest.raises(InputError, match=rf'has 2 classes and the model has 80: set model\.{name}'
