@@ -18,3 +18,15 @@ class Accuracy(MMPretrainAccuracy):
         if results and isinstance(results[0].get('pred_score'), torch.Tensor):
             self.topk = clip_topk(self.topk, results[0]['pred_score'].numel())
         return super().compute_metrics(results)
+
+    def names(self) -> list[str]:
+        """The names of all that it will give, by the classes of the data set.
+
+        A class that inherits it and gives more has to name that too: other names are refused for
+        the choice of the best checkpoint.
+        """
+        classes = len((self.dataset_meta or {}).get('classes') or ())
+        topk = [k for k in self.topk if k <= classes] or [classes] if classes else self.topk
+        limits = [''] if len(self.thrs) == 1 else [
+            '_no-thr' if limit is None else f'_thr-{limit:.2f}' for limit in self.thrs]
+        return [f'{self.prefix}/top{k}{limit}' for k in topk for limit in limits]

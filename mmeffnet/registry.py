@@ -80,7 +80,8 @@ def _child(parent, *locations):
                           locations=list(locations or (_WEIGHTS, )))
 
 
-MODELS = _child(root.MODELS, 'mmeffnet.models', 'mmeffnet.optim', _WEIGHTS)
+MODELS = _child(root.MODELS, 'mmeffnet.models', 'mmeffnet.optim', 'mmeffnet.engine.augments',
+                _WEIGHTS)
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmeffnet.models')
 OPTIMIZERS = _child(root.OPTIMIZERS, 'mmeffnet.optim')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmeffnet.optim')

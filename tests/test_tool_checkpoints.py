@@ -111,3 +111,13 @@ def test_mmengines_own_checkpoints_are_read_with_weights_only(tmp_path):
     loaded = read_checkpoint(tmp_path / 'theirs.pth')
     assert loaded['message_hub']['log_scalars']['loss'].mean() == 2.0
     assert loaded['lr'] == 0.1
+
+
+def test_a_folder_to_resume_from_names_the_file_in_it(fails, tiny_config, checkpoint, tmp_path):
+    def message():
+        return fails(cli.train_parser, tiny_config(), '--resume', tmp_path)
+    assert message().endswith(f'{str(tmp_path)!r} is a folder: no checkpoint in it can be resumed')
+    for epoch in (1, 2):
+        torch.save(dict(state_dict={}, optimizer={}, meta=dict(iter=epoch, epoch=epoch)),
+                   tmp_path / f'epoch_{epoch}.pth')
+    assert f"is a folder: give '{tmp_path / 'epoch_2.pth'}', the newest in it" in message()

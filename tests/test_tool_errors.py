@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import run_tool
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
-from mmeffnet.engine import cli, run
-from mmeffnet.engine.config import check_keys
+from mmeffnet.engine import adjust, cli, run
+from mmeffnet.engine.config import check_keys, explain, load_config
 from mmeffnet.errors import InputError
 
 
@@ -65,6 +66,17 @@ def test_an_unknown_variant_names_the_nearest(fails, tiny_config):
 ])
 def test_a_misspelt_key_is_named(line, expected, fails, tiny_config):
     assert expected in train(fails, tiny_config(line))
+
+
+@pytest.mark.parametrize(('kind', 'hint'), [
+    ('Adamm', "; did you mean 'Adam'?"), ('NoneOfThese', '')])
+def test_an_optimizer_that_is_not_installed_is_named(kind, hint):
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type=kind, lr=0.1))))
+    with pytest.raises(TypeError) as error:
+        build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
+    assert explain(error.value, cfg) == (
+        f'optim_wrapper.optimizer.type={kind!r} is no optimizer that is installed (some come in '
+        f'packages of their own, as Lion in lion-pytorch){hint}')
 
 
 def test_shipped_configs_of_other_projects_have_no_misspelt_keys():
@@ -138,9 +150,20 @@ def test_a_torn_list_of_labels_is_named(fails, tiny_config, photos):
     (['--out', 'x.json'], "--out 'x.json': --out-item pred is written as .pkl, .pickle"),
     (['--out', 'x.txt', '--out-item', 'metrics'], 'metrics is written as .json, .yaml'),
     (['--out', 'no/x.pkl'], "the folder 'no' does not exist"),
+    (['--show-dir', 'tiny.py/shown'], "--show-dir 'tiny.py/shown': 'tiny.py' is a file"),
 ])
 def test_an_output_that_cannot_be_written_is_refused_first(argv, expected, fails, tiny_config):
     assert expected in fails(cli.test_parser, tiny_config(), 'weights.pth', *argv)
+
+
+@pytest.mark.parametrize(('change', 'field'), [
+    ('val_interval=0', 'val_interval: an interval of 0'),
+    ('dynamic_intervals=[(2, 1), (3, -1)]', 'dynamic_intervals.1: an interval of -1')])
+def test_a_validation_after_no_epoch_is_refused(change, field, fails, tiny_config):
+    path = tiny_config(f'train_cfg = dict({change})')
+    assert f'train_cfg.{field} must be at least 1; --no-validate' in train(fails, path)
+    # With that it is of no concern.
+    adjust.for_training(load_config(path), cli.parse(cli.train_parser(), [path, '--no-validate']))
 
 
 def test_amp_refuses_a_wrapper_it_does_not_know(fails, tiny_config):

@@ -1,10 +1,12 @@
 """What the flags of the command lines change in a config."""
 from argparse import Namespace
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
 
+from mmeffnet.engine.saving import newest_checkpoint
 from mmeffnet.errors import InputError
 
 MMENGINES_WRAPPER = 'MMDistributedDataParallel'
@@ -79,6 +81,8 @@ def for_training(cfg: Config, args: Namespace) -> None:
             raise InputError(f'config {args.config!r} has no {key!r}: it cannot be trained')
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if cfg.get('val_dataloader'):
+        _check_intervals(cfg.train_cfg)
     if args.amp:
         _mixed_precision(cfg.optim_wrapper)
     if args.accumulate:
@@ -86,6 +90,7 @@ def for_training(cfg: Config, args: Namespace) -> None:
     if accumulated(cfg) > 1:
         cfg.setdefault('default_hooks', {}).step_averages = dict(type='mmeffnet.StepAveragesHook')
     if args.resume is not None:
+        _check_no_folder(args.resume)
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.auto_scale_lr:
@@ -96,6 +101,26 @@ def for_training(cfg: Config, args: Namespace) -> None:
     if (cfg.get('auto_scale_lr') or {}).get('enable'):
         # MMEngine compares it with the images of one pass.
         cfg.auto_scale_lr.base_batch_size /= accumulated(cfg)
+
+
+def _check_intervals(loop: ConfigDict) -> None:
+    """Refuse what MMEngine divides by: 0 ends its run after the first epoch, -1 means 1 there."""
+    fields = dict(val_interval=loop.get('val_interval')) | {
+        f'dynamic_intervals.{number}': entry[-1]
+        for number, entry in enumerate(loop.get('dynamic_intervals') or ())}
+    for field, value in fields.items():
+        if isinstance(value, (int, float)) and value < 1:
+            raise InputError(f'train_cfg.{field}: an interval of {value} must be at least 1; '
+                             '--no-validate trains without validations')
+
+
+def _check_no_folder(path: str) -> None:
+    """Name the checkpoint that a folder given to --resume would go on from."""
+    if path not in ('', 'auto') and Path(path).is_dir():
+        newest = newest_checkpoint(path)
+        raise InputError(f'--resume {path!r} is a folder: ' + (
+            f'give {str(newest)!r}, the newest in it that can be resumed' if newest else
+            'no checkpoint in it can be resumed'))
 
 
 def accumulated(cfg: Config) -> int:
@@ -133,6 +158,13 @@ def _draw(cfg: Config, args: Namespace) -> None:
         raise InputError('--show and --show-dir need a hook that draws: set '
                          "default_hooks.visualization=dict(type='VisualizationHook')")
     draw, out_dir = DRAWING.get(cfg.get('default_scope'), DRAWING['mmdet'])
+    # mmdet's lies in a new folder of the work dir, unless the path is absolute.
+    place = Path(args.show_dir or '')
+    if out_dir == 'out_dir' or place.is_absolute():
+        file = next((part for part in (place, *place.parents) if part.is_file()), None)
+        if file:
+            raise InputError(f'--show-dir {args.show_dir!r}: {str(file)!r} is a file; name a '
+                             'folder')
     hook.update({draw: True, out_dir: args.show_dir, 'show': args.show,
                  'wait_time': args.wait_time, 'interval': args.interval})
 

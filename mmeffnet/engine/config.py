@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
 from mmeffnet.arch import nearest
@@ -93,6 +94,11 @@ def check_keys(cfg: Config) -> None:
 def explain(error: Exception, cfg: Config) -> str:
     """The message of an error met while building, with the place in the config."""
     text = one_line(error)
+    if text == 'TypeError: None is not a callable object':  # an optimizer unknown to MMEngine
+        kind = cfg.optim_wrapper.get('optimizer', {}).get('type')
+        return (f'optim_wrapper.optimizer.type={kind!r} is no optimizer that is installed (some '
+                'come in packages of their own, as Lion in lion-pytorch)'
+                f'{nearest(kind, OPTIMIZERS.module_dict)}')
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
     places = list(_places(unexpected[1], cfg.to_dict())) if unexpected else ()
     return f'{text} (in the config: {", ".join(places)})' if places else text

@@ -52,8 +52,13 @@ class PicturesHook(Hook):
 
     def before_val_epoch(self, runner) -> None:
         self._labels = []
+        if self._training:
+            # After it would be too late: CheckpointHook comes first, and keeps it with the scores.
+            runner.message_hub.update_scalar(
+                plots.VALIDATED, runner.iter / len(runner.train_dataloader))
 
-    before_test_epoch = before_val_epoch
+    def before_test_epoch(self, runner) -> None:
+        self._labels = []
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self._collect(outputs)
@@ -64,8 +69,6 @@ class PicturesHook(Hook):
         # Drawn anew every epoch: a run that is stopped early leaves its pictures too.
         self._draw_confusion(runner, runner.val_dataloader)
         if self._training:
-            runner.message_hub.update_scalar(
-                plots.VALIDATED, runner.iter / len(runner.train_dataloader))
             self._draw_curve(runner)
         else:
             self._say(runner)

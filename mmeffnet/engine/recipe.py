@@ -1,4 +1,5 @@
 """What a run that goes on is told of a config that has changed."""
+import inspect
 import logging
 import math
 import re
@@ -9,12 +10,13 @@ from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
 
 from mmeffnet.config_text import read_config
-from mmeffnet.registry import HOOKS
+from mmeffnet.registry import HOOKS, OPTIMIZERS, PARAM_SCHEDULERS
 
 PARTS = ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'train_dataloader')  # of a config
 # What an optimizer is made from, in an ``optim_wrapper`` or each of several by name.
 OPTIMIZER = ('optimizer', 'paramwise_cfg', 'constructor')
 ENDS = re.compile(r'param_scheduler\.(.*\.)?end')  # compared in the schedulers themselves
+MEANT = dict(eta_min=0.)  # where MMEngine's classes write None
 # What becomes of a setting that is another than it was; the first pattern that fits.
 OUTCOMES = (
     (r'train_dataloader\.images_per_step', '{wanted} images make a step (processes x batch_size x '
@@ -126,7 +128,10 @@ def _comparable(kept: dict, wanted: dict) -> Iterator[tuple]:
 
 
 def differences(kept, wanted, field: str = '') -> Iterator[tuple]:
-    """What differs of two nested values: dotted field, and its value in each; None is absent."""
+    """What differs of two nested values: dotted field, and its value in each; None is absent.
+
+    An argument that one of two equal types leaves out is what their class has for it.
+    """
     if isinstance(kept, list) and isinstance(wanted, list) and all(
             isinstance(item, dict) for item in kept + wanted):
         if len(kept) != len(wanted):
@@ -134,10 +139,22 @@ def differences(kept, wanted, field: str = '') -> Iterator[tuple]:
         both = list(zip(kept, wanted))
         kept, wanted = ({number: pair[side] for number, pair in enumerate(both)} for side in (0, 1))
     if isinstance(kept, dict) and isinstance(wanted, dict):
+        left_out = _defaults(kept.get('type')) if kept.get('type') == wanted.get('type') else {}
         for key in {**kept, **wanted}:
-            yield from differences(kept.get(key), wanted.get(key), f'{field}.{key}'.lstrip('.'))
+            values = (side.get(key, left_out.get(key)) for side in (kept, wanted))
+            yield from differences(*values, f'{field}.{key}'.lstrip('.'))
     elif kept != wanted:
         yield field, kept, wanted
+
+
+def _defaults(name) -> dict:
+    """What the class of an optimizer or a schedule takes for arguments that are left out."""
+    kind = (OPTIMIZERS.get(name) or PARAM_SCHEDULERS.get(name)) if isinstance(name, str) else None
+    bases = reversed(kind.__mro__) if isinstance(kind, type) else ()
+    found = {argument.name: argument.default for base in bases if '__init__' in vars(base)
+             for argument in inspect.signature(base.__init__).parameters.values()
+             if argument.default is not argument.empty}
+    return found | {name: value for name, value in MEANT.items() if found.get(name, value) is None}
 
 
 def _ends(runner) -> dict[str, str]:

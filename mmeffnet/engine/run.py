@@ -3,21 +3,19 @@ import logging
 import math
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, master_only
-from mmengine.evaluator import DumpResults
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmeffnet import host
-from mmeffnet.engine import adjust, execution, pretrained
+from mmeffnet.engine import adjust, execution, pretrained, results
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.config import explain, load_config
 from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source, no_sample
@@ -26,7 +24,6 @@ from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.export.evaluation import take_over
 from mmeffnet.export.runtime import is_exported
-from mmeffnet.files import whole
 from mmeffnet.pyramid import check_model
 from mmeffnet.weights.addresses import WEIGHTS_ONLY
 
@@ -57,7 +54,7 @@ def test(args: Namespace) -> None:
     An exported file may take the checkpoint's place.
     """
     with one_line_errors():
-        _check_output(args.out, args.out_item)
+        results.check_output(args.out, args.out_item)
         cfg = _prepare(args)
         adjust.for_testing(cfg, args)
         adjust.surviving(cfg)
@@ -71,44 +68,11 @@ def test(args: Namespace) -> None:
         else:
             load_whole(checkpoint, bare_model(runner.model))
         if args.out and args.out_item != 'metrics':
-            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+            runner.test_evaluator.metrics.append(results.DumpResults(args.out))
         metrics = _start(runner.test, runner, cfg)
         if args.out and args.out_item == 'metrics':
-            _write(metrics, Path(args.out))
+            results.write_metrics(metrics, Path(args.out))
         _leave_processes()
-
-
-@master_only
-def _write(metrics: Mapping, path: Path) -> None:
-    with whole(path) as part:
-        mmengine.dump(_listed(metrics), part, path.suffix[1:])
-
-
-def _listed(metrics):
-    """Metrics with tensors and arrays as lists or numbers, which any file takes."""
-    if isinstance(metrics, Mapping):
-        return {key: _listed(value) for key, value in metrics.items()}
-    if isinstance(metrics, (list, tuple)):
-        return [*map(_listed, metrics)]
-    return metrics.tolist() if hasattr(metrics, 'tolist') else metrics
-
-
-# What each kind of result can be written as; the first kind is the default.
-FORMATS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
-
-
-def _check_output(out: str | None, item: str | None) -> None:
-    """Refuse a file that the results could not be written to when they are there."""
-    if not out:
-        if item:
-            raise InputError(f'--out-item {item} needs --out FILE')
-        return
-    item = item or 'pred'
-    if Path(out).suffix not in FORMATS[item]:
-        raise InputError(f'--out {out!r}: --out-item {item} is written as '
-                         f'{", ".join(FORMATS[item])}')
-    if not Path(out).parent.is_dir():
-        raise InputError(f'--out {out!r}: the folder {str(Path(out).parent)!r} does not exist')
 
 
 def _prepare(args: Namespace) -> Config:

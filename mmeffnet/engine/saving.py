@@ -3,7 +3,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.logging import print_log
 
+from mmeffnet.engine.scores import check_given, check_wanted
 from mmeffnet.errors import InputError, RunError
 from mmeffnet.files import remove_parts, whole
 from mmeffnet.registry import HOOKS
@@ -30,13 +31,16 @@ class WholeFilesBackend(LocalBackend):
             with whole(filepath) as part:
                 part.write_bytes(obj)
         except OSError as error:
-            folder = Path(filepath).parent
-            last = newest_checkpoint(folder)
-            raise RunError(
-                f'{str(filepath)!r} ({len(obj) / 2 ** 20:.1f} MiB) could not be written: '
-                f'{error.strerror}. '
-                + (f'{str(last)!r} is whole: make room, then go on with --resume' if last else
-                   'Nothing was saved before')) from error
+            raise not_written(f'{str(filepath)!r} ({len(obj) / 2 ** 20:.1f} MiB)',
+                              Path(filepath).parent, error) from error
+
+
+def not_written(what: str, folder: Path | str, error: OSError) -> RunError:
+    """The error for what could not be written into a folder of checkpoints, with the way out."""
+    last = newest_checkpoint(folder)
+    return RunError(f'{what} could not be written: {error.strerror}. '
+                    + (f'{str(last)!r} is whole: make room, then go on with --resume' if last else
+                       'Nothing was saved before'))
 
 
 register_backend(WHOLE_FILES, WholeFilesBackend)
@@ -90,6 +94,9 @@ class CheckpointHook(MMEngineCheckpointHook):
                                                          or self.file_client_args):
             self.backend_args = dict(backend=WHOLE_FILES)
         self._name_files_once(runner.message_hub)
+        if self.save_best and runner.val_loop is not None:
+            check_wanted(self.key_indicators,
+                         getattr(getattr(runner.val_loop, 'evaluator', None), 'metrics', ()))
         super().before_train(runner)
         self.file_backend = _RemoveLater(self.file_backend)
         self._keep_to_folder(runner.message_hub)
@@ -133,10 +140,24 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def _save_checkpoint_with_step(self, runner, step, meta) -> None:
         self._saved_at = meta['iter']
-        super()._save_checkpoint_with_step(runner, step, meta)
+        name = Path(runner.work_dir, 'last_checkpoint')
+        before = name.read_bytes() if name.is_file() else None
+        try:
+            super()._save_checkpoint_with_step(runner, step, meta)
+        except OSError as error:
+            if self.backend_args != dict(backend=WHOLE_FILES):
+                raise
+            # Of this file, which MMEngine empties before it writes it.
+            name.unlink(missing_ok=True)
+            if before:
+                with suppress(OSError), whole(name) as part:
+                    part.write_bytes(before)
+            raise not_written(repr(str(name)), self.out_dir, error) from error
         self._catch_up()
 
     def _save_best_checkpoint(self, runner, metrics) -> None:
+        if self.save_best:
+            check_given(self.key_indicators, metrics)
         super()._save_best_checkpoint(runner, metrics)
         self._catch_up()
 
@@ -187,19 +208,22 @@ def claim(work_dir: Path | str) -> Iterator[None]:
     """Keep other trainings out of ``work_dir`` as long as the block lasts.
 
     Only the first process of a run takes the lock; it ends with the process, however that
-    ends. Raises InputError where another run has it.
+    ends. Raises InputError where another run has it, or nothing can be written there.
     """
     if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0):
         yield
         return
-    Path(work_dir).mkdir(parents=True, exist_ok=True)
     lock = FileLock(Path(work_dir, LOCK), timeout=LOCK_PATIENCE)
     try:
+        Path(work_dir).mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise InputError(
             f'work dir {str(work_dir)!r} is in use by another training: wait for its end, or '
             'choose another with --work-dir') from error
+    except OSError as error:
+        raise InputError(f'work dir {str(work_dir)!r} cannot be written to ({error.strerror}): '
+                         'choose another with --work-dir') from error
     try:
         remove_parts(work_dir)
         yield

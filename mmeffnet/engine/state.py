@@ -4,7 +4,7 @@ from bisect import bisect
 
 import numpy as np
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
@@ -20,11 +20,11 @@ class ExactResumeHook(Hook):
 
     Every checkpoint holds the random state, the place within the epoch, the gradients of a step
     that is not complete, and whether a validation was still to come: it is made before the
-    training goes on. The random state is that of the main process of rank 0; the order
-    of the images follows from seed, epoch and rank, what is drawn for one of them from
-    SamplesHook: in loops by iteration, whose workers' state cannot be saved, without loading
-    workers alone. Validation leaves the random state as it found it, so that how often one
-    validates does not change the training.
+    training goes on. MMEngine's EarlyStoppingHook is told of the validations of before. The random
+    state is that of the main process of rank 0; the order of the images follows from seed, epoch
+    and rank, what is drawn for one of them from SamplesHook: in loops by iteration, whose workers'
+    state cannot be saved, without loading workers alone. Validation leaves the random state as it
+    found it, so that how often one validates does not change the training.
     """
     # Before LoggerHook and CheckpointHook: nothing may draw in between.
     priority = 'VERY_HIGH'
@@ -90,10 +90,17 @@ class ExactResumeHook(Hook):
                 gradient = (resumed['gradients'] or {}).get(name)
                 param.grad = None if gradient is None else share_of(
                     gradient.to(param.device), param)
+            if resumed['gradients']:
+                print_log('The step goes on with the gradients of its batches so far, which the '
+                          "checkpoint has: MMEngine's warning of lost ones does not apply",
+                          'current')
         # The order of the images came from this process's own seed so far.
         sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
         if hasattr(sampler, 'seed') and seed is not None:
             sampler.seed = seed
+        for hook in runner.hooks:
+            if isinstance(hook, EarlyStoppingHook):
+                recall_validations(runner, hook)
 
     def before_train_epoch(self, runner) -> None:
         # PyTorch draws a number whenever a loader begins, which in a resumed run happens at other
@@ -115,6 +122,20 @@ class _ValidationFirst(Hook):
             print_log(f'The validation after {runner.iter} iterations was not completed: it is '
                       'made now', 'current')
             runner.val_loop.run()
+
+
+def recall_validations(runner, hook: EarlyStoppingHook) -> None:
+    """Bring a hook that judges validations to where it was: it saves nothing by itself.
+
+    By the arguments it has now, so that more patience lets a run that was stopped go on.
+    """
+    scalars = runner.message_hub.log_scalars.get(f'val/{hook.monitor}')
+    stop, why = False, ''
+    for score in scalars.data[0].tolist() if scalars is not None else ():
+        stop, why = hook._check_stop_condition(score)
+    if stop:
+        runner.train_loop.stop_training = True
+        print_log(why, 'current')
 
 
 def validation_due(runner, done: int, last: int) -> bool:

@@ -3,6 +3,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from line_runs import start
 from matplotlib.figure import Figure
 
 from mmeffnet.engine import pictures, plots
@@ -42,6 +44,19 @@ def test_validations_are_drawn_at_the_epochs_they_were_made(drawn, tmp_path):
     assert drawn[0].axes[1].lines[0].get_xdata().tolist() == [5, 6]
 
 
+def test_every_checkpoint_knows_the_epochs_of_its_validations(tmp_path, monkeypatch):
+    """It is written once more after its validation, and before anything is drawn."""
+    for method in ('_draw_curve', '_collect'):  # a line has neither labels nor a need of pictures
+        monkeypatch.setattr(pictures.PicturesHook, method, lambda *_: None)
+    start(tmp_path, accident=pictures.PicturesHook())
+    for epoch in range(1, 5):
+        hub = torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=True)['message_hub']
+        epochs, scores = (hub['log_scalars'][name]['history'].tolist()
+                          for name in (plots.VALIDATED, 'val/score'))
+        assert epochs == [*range(1, epoch + 1)]
+        assert len(scores) == epoch
+
+
 def test_nothing_to_draw_draws_nothing(drawn, tmp_path):
     assert plots.learning_curve({}, 10, tmp_path / 'curve.png') is False
     assert list(tmp_path.iterdir()) == []
@@ -73,7 +88,6 @@ def test_a_number_that_is_never_finite_is_drawn_without_a_best(drawn, tmp_path):
 
 
 def sample(true, predicted):
-    import torch
     from mmpretrain.structures import DataSample
     return DataSample().set_gt_label(true).set_pred_label(torch.tensor(predicted).view(-1))
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from line_runs import LOOPS, Accident, kill, same, seen, start, terminate
 from mmengine.dataset import BaseDataset
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner, loops
@@ -66,6 +67,21 @@ def test_a_run_that_is_over_validates_nothing_when_it_is_resumed(whole, tmp_path
     start(tmp_path, kind, load_from=str(newest_checkpoint(folder)))
     assert not list(tmp_path.glob('*/vis_data/scalars.json'))
     assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize('patience', [2, 3])
+def test_a_run_is_stopped_where_the_undisturbed_one_is(patience, tmp_path):
+    def run(name, epochs, load_from=None):
+        hook = EarlyStoppingHook('score', 'greater', 9., patience=patience)
+        start(tmp_path / name, 'epochs', hook, load_from, param_scheduler=None,
+              train_cfg=dict(type='mmeffnet.EpochBasedTrainLoop', max_epochs=epochs))
+        return newest_checkpoint(tmp_path / name)
+    run('whole', 6)
+    first = run('part', 2)
+    last = run('part', 6, str(first))
+    assert validations(tmp_path / 'part') == list(range(1, 2 + patience))
+    assert same(seen(tmp_path / 'part')[1:], seen(tmp_path / 'whole')[1:])
+    assert run('part', 6, str(last)) == last  # nothing more is trained
 
 
 def noisy(data):
@@ -154,9 +170,11 @@ def warned(monkeypatch):
     (dict(auto_scale_lr=dict(base_batch_size=8)), []),
     (dict(optim_wrapper=dict(optimizer={**SGD, 'lr': 0.1, 'weight_decay': 1e-4})),
      [UNUSED.format('optim_wrapper.optimizer.lr=0.1', '0.05'),
-      UNUSED.format('optim_wrapper.optimizer.weight_decay=0.0001', 'no value')]),
+      UNUSED.format('optim_wrapper.optimizer.weight_decay=0.0001', '0')]),
+    (dict(optim_wrapper=dict(optimizer={**SGD, 'weight_decay': 0, 'nesterov': False})), []),
+    (dict(param_scheduler={**COSINE, 'eta_min': 0.}), []),
     (dict(param_scheduler={**COSINE, 'eta_min': 0.01}),
-     [UNUSED.format('param_scheduler.0.eta_min=0.01', 'no value')]),
+     [UNUSED.format('param_scheduler.0.eta_min=0.01', '0.0')]),
     (dict(param_scheduler=[COSINE, COSINE]), ['param_scheduler=[{']),
     (dict(train_cfg=LOOPS['epochs']),
      ['param_scheduler.0.end of the config, or of train_cfg where it has none, comes to 16 '

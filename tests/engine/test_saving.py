@@ -1,13 +1,15 @@
 """Checkpoints on the disk: whole, found again, and one run for each folder."""
-import resource
-import signal
+import errno
 
 import pytest
 import torch
 from filelock import FileLock
+from line_runs import start
+from mmengine.hooks import checkpoint_hook
+from small_files import small_files
 
 from mmeffnet.engine import cli, saving
-from mmeffnet.errors import RunError
+from mmeffnet.errors import InputError, RunError
 from mmeffnet.files import whole
 
 
@@ -62,26 +64,44 @@ def test_a_pickle_with_code_is_passed_over_and_not_executed(tmp_path, said, caps
     assert 'executed' not in capsys.readouterr().out
 
 
-@pytest.fixture
-def small_files():
-    """Let the system refuse files of more than 10 kB."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, before)
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_the_way_out(tmp_path, small_files):
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_the_way_out(tmp_path):
     old = checkpoint(tmp_path, 1)
     content = old.read_bytes()
     for path in (old, tmp_path / 'iter_2.pth'):
-        with pytest.raises(RunError, match=r"'.*' \(0.1 MiB\) could not be written: File too "
-                           "large. '.*/iter_1.pth' is whole: make room, then go on with --resume"):
+        with small_files(), pytest.raises(
+                RunError, match=r"'.*' \(0.1 MiB\) could not be written: File too large. "
+                                "'.*/iter_1.pth' is whole: make room, then go on with --resume"):
             saving.WholeFilesBackend().put(bytes(100_000), path)
     assert old.read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ['iter_1.pth']
+
+
+class Full:
+    """A file that is emptied, and then there is no room for a letter."""
+
+    def __init__(self, path, mode):
+        with open(path, mode):
+            pass
+
+    def __enter__(self):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.mark.parametrize('before', [['epoch_1.pth'], []], ids=['one more', 'the first'])
+def test_the_name_of_the_last_checkpoint_stays_where_a_new_one_finds_no_room(
+        before, tmp_path, monkeypatch):
+    if before:
+        start(tmp_path, train_cfg=dict(type='mmeffnet.EpochBasedTrainLoop', max_epochs=1))
+    monkeypatch.setattr(checkpoint_hook, 'open', Full, raising=False)
+    new = tmp_path / f'epoch_{len(before) + 1}.pth'
+    with pytest.raises(RunError, match=f"last_checkpoint' could not be written: No space left on "
+                                       f"device. '{new}' is whole: make room"):
+        start(tmp_path, load_from=str(tmp_path / before[0]) if before else None)
+    assert [path.read_text() for path in tmp_path.glob('last_checkpoint')] == [
+        str(tmp_path / name) for name in before]
 
 
 def test_an_error_while_a_file_is_written_leaves_the_old_one(tmp_path):
@@ -125,6 +145,16 @@ def test_a_second_training_in_a_work_dir_is_refused(tiny_config, tmp_path, fails
             "error: work dir 'out' is in use by another training: wait for its end, or choose "
             'another with --work-dir')
     assert [p.name for p in (tmp_path / 'out').iterdir()] == [saving.LOCK]
+
+
+@pytest.mark.parametrize(('place', 'why'), [
+    ('file', 'File exists'), ('file/deeper', 'Not a directory')])
+def test_a_work_dir_that_cannot_be_made_is_refused(place, why, tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(InputError, match=(
+            f"^work dir '{tmp_path / place}' cannot be written to \\({why}\\): choose another with "
+            '--work-dir$')), saving.claim(tmp_path / place):
+        pass
 
 
 def test_other_processes_of_a_run_do_not_ask_for_the_work_dir(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""Names that the best checkpoint is chosen by, and that no validation gives."""
+import pytest
+from line_runs import Score, start
+from mmengine.registry import METRICS
+
+from mmeffnet.engine.cli import train_parser
+from mmeffnet.engine.scores import check_wanted
+from mmeffnet.errors import InputError, RunError
+
+
+def accuracy(classes=10, **settings):
+    metric = METRICS.build(dict(type='mmeffnet.Accuracy', **settings))
+    metric.dataset_meta = dict(classes=[*map(str, range(classes))]) if classes else None
+    return metric
+
+
+@pytest.mark.parametrize('wanted', ['accuracy/top4', 'top1'])
+@pytest.mark.parametrize(('metric', 'given'), [
+    (accuracy(topk=(1, 15)), ['top1']), (accuracy(topk=15), ['top10']),
+    (accuracy(None, topk=(1, 15)), ['top1', 'top15']),
+    (accuracy(3, topk=(1, 5), thrs=(0.5, None)), ['top1_thr-0.50', 'top1_no-thr'])])
+def test_what_accuracy_gives_is_known_before(metric, given, wanted):
+    given = [f'accuracy/{name}' for name in given]
+    check_wanted(given, [metric])
+    classes = ' for 10 classes' if metric.dataset_meta and len(given) == 1 else ''
+    with pytest.raises(InputError, match=(
+            f"^checkpoint.save_best='{wanted}': val_evaluator with its topk gives "
+            f'{", ".join(given)}{classes}')):
+        check_wanted([wanted], [metric])
+
+
+def test_another_metric_may_give_anything():
+    other = METRICS.build(dict(type='mmpretrain.Accuracy'))
+    check_wanted(['auto', 'f1', 'accuracy/top4'], [accuracy(topk=(1, 2)), other, Score()])
+    check_wanted(['accuracy/top4', 'auto'], [accuracy(topk=(1, 2)), accuracy(topk=4)])
+
+
+def test_a_training_is_refused_before_its_first_step(fails, tiny_config, tmp_path):
+    path = tiny_config("default_hooks = dict(checkpoint=dict(save_best='accuracy/top3'))")
+    assert fails(train_parser, path, '--work-dir', 'out') == (
+        "error: checkpoint.save_best='accuracy/top3': val_evaluator with its topk gives "
+        'accuracy/top1, accuracy/top5 for 10 classes; name one of these, or change topk')
+    assert not list(tmp_path.glob('out/*.pth'))
+
+
+def test_a_run_without_the_score_ends_in_words_and_can_go_on(tmp_path):
+    with pytest.raises(RunError, match=(
+            "^checkpoint.save_best='top1': the validation gives score, again; name one of these, "
+            'or auto for the first, and go on')):
+        start(tmp_path, hook=dict(save_best=['score', 'top1'], rule='greater'))
+    start(tmp_path, load_from=str(tmp_path / 'epoch_1.pth'))
+    assert (tmp_path / 'best_score_epoch_2.pth').exists()
