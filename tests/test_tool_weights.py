@@ -62,7 +62,9 @@ def test_a_file_of_timm_is_tested_as_ours_is(folder):
     assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize('way', ['load_from', 'model.init_cfg', 'model.backbone.init_cfg'])
+@pytest.mark.parametrize('way', ['load_from', *(
+    pytest.param(way, marks=pytest.mark.slow)
+    for way in ('model.init_cfg', 'model.backbone.init_cfg'))])
 def test_training_starts_from_a_file_of_timm_with_other_classes(way, folder, tmp_path):
     config = tmp_path / 'start.py'
     start = f'load_from = {str(folder / "timm1000.pth")!r}'

@@ -54,6 +54,7 @@ def test_testing_a_checkpoint_repeats_the_last_validation(whole_run):
     assert written['accuracy/top1'] > 20  # more than chance, so that the comparison means something
 
 
+@pytest.mark.slow
 def test_synchronised_batchnorm_needs_no_second_process(whole_run):
     folder, trained = whole_run
     result = run_tool('test.py', 'tiny.py', 'out/epoch_3.pth', '--cfg-options',
@@ -116,6 +117,7 @@ def test_resuming_gives_the_weights_of_an_uninterrupted_run(whole_run, tmp_path)
     assert torch.equal(*losses)  # the learning curve goes on, too
 
 
+@pytest.mark.slow
 def test_a_path_to_resume_from_is_taken_and_load_from_starts_at_zero(whole_run, tmp_path):
     folder, _ = whole_run
     weights = folder / 'out/epoch_2.pth'
@@ -130,6 +132,7 @@ def test_a_path_to_resume_from_is_taken_and_load_from_starts_at_zero(whole_run, 
     assert load(tmp_path / 'b/epoch_1.pth')['meta']['iter'] == 8
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_and_tests_on_a_cpu(whole_run, tmp_path):
     folder, _ = whole_run
     trained = run_tool('train.py', folder / 'tiny.py', '--amp', '--work-dir', 'out',

