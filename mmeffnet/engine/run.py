@@ -64,7 +64,7 @@ def test(args: Namespace) -> None:
         checkpoint, cfg.load_from = cfg.load_from, None if exported else cfg.load_from
         runner = _build(cfg, ['test'])
         if exported:
-            take_over(bare_model(runner.model), checkpoint)
+            take_over(bare_model(runner.model), checkpoint, cfg)
         else:
             load_whole(checkpoint, bare_model(runner.model))
         if args.out and args.out_item != 'metrics':

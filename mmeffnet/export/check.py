@@ -20,7 +20,8 @@ from mmeffnet.export.graph import Classifier
 # many times what PyTorch's own float32 differs by. A wrong pad or epsilon shows as 1e-3 and more.
 TOLERANCE = {'float32': 1e-4, 'float16': 2e-2}
 TIMES = {'float32': 4, 'float16': 4 * 2**13}  # float16 has 13 bits less
-# Beside the size of the config, where sizes are open: odd, smaller, larger, wide.
+# Beside the size of the config, where sizes are open: odd, smaller, larger, wide; all above the
+# stride.
 OTHER_SIZES = ((-1, -1), (-32, -32), (33, 33), (0, 65))
 
 
@@ -49,7 +50,8 @@ def compare(call: Callable[[torch.Tensor], torch.Tensor], classifier: Classifier
     height, width = classifier.size
     sizes = [(height, width)]
     if 'size' in dynamic:
-        sizes += [(max(33, height + h), max(33, width + w)) for h, w in OTHER_SIZES]
+        least = max(32, classifier.network.backbone.arch.out_strides[-1]) + 1
+        sizes += [(max(least, height + h), max(least, width + w)) for h, w in OTHER_SIZES]
     exact = copy.deepcopy(classifier.network).double()
     found = []
     for size in track(sizes, 'Comparing', transient=True):
@@ -77,7 +79,8 @@ def compare(call: Callable[[torch.Tensor], torch.Tensor], classifier: Classifier
 
 
 def _apart(given: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((given.double() - expected).abs().max() / expected.abs().max()).item()
+    largest = expected.abs().max().item() or 1.  # all are 0 where nothing was trained
+    return (given.double() - expected).abs().max().item() / largest
 
 
 def resized(picture: Image.Image, size: tuple[int, int]) -> torch.Tensor:
@@ -108,6 +111,8 @@ def pictures_below(folder: str, flag: str) -> list[Path]:
     flag: that the folder was given by. Raises InputError where there are none.
     """
     from mmeffnet.inference.images import SUFFIXES
+    if not Path(folder).is_dir():
+        raise InputError(f'{flag} {folder!r} is no folder: give one with pictures below it')
     found = [path for path in sorted(Path(folder).rglob('*'))
              if path.suffix.lower() in SUFFIXES and path.is_file()
              and not any(part.startswith('.') for part in path.relative_to(folder).parts)]

@@ -14,6 +14,8 @@ from mmeffnet.export.runtime import BESIDE, FORMATS, SUFFIXES, open_exported
 # Endings of checkpoints that no file made of one keeps.
 CHECKPOINTS = '.pth', '.pt', '.pkl', '.bin', '.safetensors', '.h5', '.keras', '.ckpt', '.index'
 
+PART = '.' * 30  # as long as what files.whole adds to a name
+
 
 def parser() -> argparse.ArgumentParser:
     """Arguments of tools/export.py."""
@@ -90,7 +92,11 @@ def _out(args: argparse.Namespace) -> Path:
     out = args.out or Path('work_dirs', Path(args.config).stem, name + suffix)
     if FORMATS.get(out.suffix) != args.format:
         raise InputError(f'--out {str(out)!r}: a file of --format {args.format} ends with {suffix}')
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    try:
+        folder = next(parent for parent in out.absolute().parents if parent.exists())
+        (folder / f'.{out.name}{PART}').exists()
+    except OSError as error:  # a name that is too long
+        raise InputError(f'--out {str(out)!r} cannot be written: {error.strerror}') from error
     for path, wrong, what in ((folder, not folder.is_dir(), 'is no folder'),
                               (out, out.is_dir(), 'is a folder')):
         if wrong:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmeffnet.errors import InputError
-from mmeffnet.export.runtime import normalisation, open_exported, takes_bgr
+from mmeffnet.export.runtime import gives_rgb, normalisation, open_exported, takes_bgr
 
 NO_PIXEL = 0.01  # from a whole number: what normalising and taking it back cannot make of one
 
@@ -46,30 +46,33 @@ class Graph(nn.Module):
         return pixels
 
 
-def take_over(model: nn.Module, path) -> None:
+def take_over(model: nn.Module, path, cfg) -> None:
     """Let an ImageClassifier predict by an exported file; data, head and metrics stay its own.
 
-    The file is given RGB, in whatever order the model takes its images.
+    The file is given RGB, in whatever order the model takes its images. cfg: of the test, whose
+    pipeline says in which order the images come.
 
     Raises InputError for another model, another number of classes, or another normalisation than
     the file was exported with.
     """
     head = getattr(model, 'head', None)
     if not isinstance(getattr(head, 'fc', None), nn.Linear):
+        named = type(model).__name__ if head is None else f'model.head {type(head).__name__}'
         raise InputError(f'an exported file is evaluated in an image classifier with a linear '
-                         f'head, and {type(model).__name__} is none')
+                         f'head, and {named} is none')
     call, metadata = open_exported(path)
     if len(metadata['classes']) != head.fc.out_features:
         raise InputError(f'{str(path)!r} has {len(metadata["classes"])} classes and the config has '
                          f'{head.fc.out_features}')
     preprocessor = model.data_preprocessor
-    norm = normalisation(preprocessor)
+    bgr = takes_bgr(preprocessor, gives_rgb(cfg))
+    norm = normalisation(preprocessor, bgr)
     inside = metadata['normalised_inside']
     for name, given in zip(('mean', 'std'), map(list, norm)):
         if given != metadata[name] and not inside:
             raise InputError(f'{str(path)!r} was exported for images with {name} '
                              f'{metadata[name]}, and the config has {given}')
     # The preprocessor goes on to normalise: it pads after that, with what may be no pixel.
-    model.backbone = Graph(path, call, metadata, takes_bgr(preprocessor), norm if inside else None)
+    model.backbone = Graph(path, call, metadata, bgr, norm if inside else None)
     model.neck = None
     head.fc = nn.Identity()

@@ -15,8 +15,8 @@ from mmeffnet.files import whole
 
 OPSET = 20
 AXES = ('batch', 'size')  # what may be left open
-# Pixels of a side of the example of an open size: a last map of one pixel would be taken for one of
-# every size.
+# Least pixels of a side of the example of an open size, and at least two strides: a last map of one
+# pixel would be taken for one of every size.
 SMALLEST = 64
 
 
@@ -29,7 +29,8 @@ def write(network: Exportable, path: Path, kind: str, size: tuple[int, int], dyn
     """
     text = json.dumps(metadata or {})
     if 'size' in dynamic:
-        size = tuple(max(side, SMALLEST) for side in size)
+        smallest = max(SMALLEST, 2 * network.backbone.arch.out_strides[-1])
+        size = tuple(max(side, smallest) for side in size)
     example = torch.zeros((2 if 'batch' in dynamic else 1, 3, *size),
                           dtype=torch.uint8 if network.raw else torch.float32)
     with torch.no_grad(), warnings.catch_warnings():
@@ -51,16 +52,15 @@ def put(made: Path, folder: Path) -> None:
                          f'{error.strerror or error}') from error
 
 
-def shapes(dynamic: tuple) -> dict | None:
-    """The axes of ``images`` that are open, for torch.export."""
+def shapes(dynamic: tuple) -> dict:
+    """The axes of ``images`` that are open, as torch.export takes them."""
     names = {0: 'batch' in dynamic, 2: 'size' in dynamic, 3: 'size' in dynamic}
-    open_ = {axis: torch.export.Dim.DYNAMIC for axis, wanted in names.items() if wanted}
-    return {'images': open_} if open_ else None
+    return {axis: torch.export.Dim.DYNAMIC for axis, wanted in names.items() if wanted}
 
 
 def program(network: Exportable, example: torch.Tensor, dynamic: tuple):
     """The network as torch.export sees it."""
-    return torch.export.export(network, (example, ), dynamic_shapes=shapes(dynamic))
+    return torch.export.export(network, (example, ), dynamic_shapes=dict(images=shapes(dynamic)))
 
 
 def _write_onnx(network, example, path: Path, dynamic: tuple, text: str) -> None:
@@ -89,6 +89,9 @@ def _write_openvino(network, example, path: Path, dynamic: tuple, text: str) -> 
     openvino = need('openvino')
     half = network.fc.weight.dtype == torch.float16
     model = openvino.convert_model(program(network.float(), example, dynamic))
+    # It leaves all axes open, and fixed arithmetic is wrong at another size, unnoticed.
+    model.reshape([-1 if axis in shapes(dynamic) else side
+                   for axis, side in enumerate(example.shape)])
     model.set_rt_info(text, [KEY])
     openvino.save_model(model, str(path), compress_to_fp16=half)  # its weights, not its arithmetic
 

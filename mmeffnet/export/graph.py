@@ -15,7 +15,7 @@ from mmeffnet.engine import pretrained
 from mmeffnet.engine.checkpoint import load_whole
 from mmeffnet.engine.config import explain
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.export.runtime import normalisation, takes_bgr
+from mmeffnet.export.runtime import gives_rgb, normalisation, takes_bgr
 from mmeffnet.inference.network import class_names
 from mmeffnet.models import EfficientNet
 from mmeffnet.variants import variant_of
@@ -89,9 +89,10 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
     checkpoint: whatever tools/test.py takes. classes: names, or a file of them; None takes those
     that the checkpoint was trained with, or ImageNet's. size: height and width of the images;
     None takes the side of the square that the test pipeline ends with.
-    A network that takes BGR, as images are read, becomes one of RGB.
+    A network that takes BGR, in which images are read, becomes one of RGB.
     Raises InputError for a model that is no image classifier of three channels on our backbone, or
-    computes something else behind it than a mean and a linear layer.
+    computes something else behind it than a mean and a linear layer, for weights that give no
+    numbers, and for names of another number of classes.
     """
     cfg.load_from = checkpoint
     pretrained.for_testing(cfg)
@@ -103,11 +104,7 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
         model = MODELS.build(config)
     except Exception as error:
         raise InputError(explain(error, cfg)) from error
-    backbone = getattr(model, 'backbone', None)
-    fc = getattr(getattr(model, 'head', None), 'fc', None)
-    if not isinstance(backbone, EfficientNet) or not isinstance(fc, nn.Linear):
-        raise InputError(f'model.type={config.get("type")!r}: what can be exported is an image '
-                         'classifier with mmeffnet.EfficientNet and a linear head')
+    backbone, fc = _parts(model, config)
     channels = backbone.layers[0].conv.in_channels
     if channels != 3:
         raise InputError(f'model.backbone.in_channels={channels}: what can be exported takes RGB '
@@ -124,22 +121,40 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
                          f'to {padded}, which no file does: give --size {padded}, and pad before '
                          'the network, once images are normalised')
     network = Exportable(backbone, fc).eval().requires_grad_(False)
-    _check_same(model.eval(), network)
-    if takes_bgr(model.data_preprocessor):
+    _check_same(model.eval(), network, checkpoint)
+    bgr = takes_bgr(model.data_preprocessor, gives_rgb(cfg))
+    if bgr:
         stem = backbone.layers[0].conv.weight
         stem.data = stem.data.flip(1)
-    mean, std = normalisation(model.data_preprocessor)
+    mean, std = normalisation(model.data_preprocessor, bgr)
     return Classifier(
         network=network, size=size or (side, side), mean=mean, std=std,
         arch=variant_of(backbone.arch) or backbone.arch.to_dict(),
-        names=class_names(classes or _trained_with(checkpoint), fc.out_features))
+        names=class_names(classes or _trained_with(checkpoint, fc.out_features), fc.out_features))
+
+
+def _parts(model: nn.Module, config) -> tuple[EfficientNet, nn.Linear]:
+    """The backbone and the linear layer of a classifier; InputError names the part that is none."""
+    backbone, head = (getattr(model, name, None) for name in ('backbone', 'head'))
+    fc = getattr(head, 'fc', None)
+    if isinstance(backbone, EfficientNet) and isinstance(fc, nn.Linear):
+        return backbone, fc
+    named, part = 'model', config
+    if backbone is not None and head is not None:
+        name = 'head' if isinstance(backbone, EfficientNet) else 'backbone'
+        named, part = f'model.{name}', config[name]
+    raise InputError(f'{named}.type={part.get("type")!r}: what can be exported is an image '
+                     'classifier with mmeffnet.EfficientNet and a linear head')
 
 
 @torch.no_grad()
-def _check_same(model: nn.Module, network: Exportable) -> None:
+def _check_same(model: nn.Module, network: Exportable, checkpoint: str) -> None:
     """Whether the model is what is exported, whatever its neck and head are called."""
     images = torch.randn((2, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
     logits = network(images)
+    if not logits.isfinite().all():
+        raise InputError(f"{checkpoint}: the network's output is no number: the weights are "
+                         'damaged or diverged: take an earlier or another file')
     try:
         given = model(images, mode='tensor')
     except Exception as error:
@@ -152,10 +167,14 @@ def _check_same(model: nn.Module, network: Exportable) -> None:
                          'the pixels and a linear layer behind the backbone, and nothing else')
 
 
-def _trained_with(checkpoint: str) -> tuple[str, ...] | None:
-    """The names of the classes that MMEngine keeps in a checkpoint."""
+def _trained_with(checkpoint: str, count: int) -> tuple[str, ...] | None:
+    """The names of the classes that MMEngine keeps in a checkpoint; InputError if not ``count``."""
     from mmeffnet.weights.files import kind_of_file, read_checkpoint, statements
     if '://' in str(checkpoint) or not Path(checkpoint).is_file() or kind_of_file(
             checkpoint) != 'torch':
         return None
-    return statements(read_checkpoint(checkpoint)).get('names')
+    names = statements(read_checkpoint(checkpoint)).get('names')
+    if names is not None and len(names) != count:
+        raise InputError(f'{checkpoint}: dataset_meta.classes has {len(names)} names and the '
+                         f'classifier {count} classes: give their names with --classes')
+    return names

@@ -10,10 +10,11 @@ import torch
 from mmengine.registry import TRANSFORMS
 from rich.progress import track
 
+from mmeffnet.engine.config import explain
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.export.check import pictures_below, prepared
 from mmeffnet.export.graph import Classifier
-from mmeffnet.export.runtime import need
+from mmeffnet.export.runtime import gives_rgb, need
 from mmeffnet.files import whole
 
 MOST = 128  # pictures that are looked at; more change the ranges little
@@ -22,8 +23,8 @@ MOST = 128  # pictures that are looked at; more change the ranges little
 def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     """Pictures of a folder as the config's test pipeline gives them: (3, H, W) uint8, RGB.
 
-    Raises InputError for a folder without pictures, a picture that cannot be read, a config
-    without a pipeline, and one that gives another size than ``size``.
+    Raises InputError for a folder without pictures, a picture that cannot be read, and a config
+    whose pipeline is missing, cannot be built, packs nothing or gives another size than ``size``.
     """
     paths = pictures_below(folder, '--calib')
     # Evenly from all of them: folders are often sorted by class.
@@ -32,22 +33,37 @@ def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     if not pipeline:
         raise InputError('--calib: test_dataloader.dataset.pipeline, which prepares the pictures, '
                          'is not in the config')
-    steps = [TRANSFORMS.build(step) for step in pipeline]
-    found = []
+    try:
+        steps = [TRANSFORMS.build(step) for step in pipeline]
+    except Exception as error:
+        raise InputError(explain(error, cfg)) from error
+    rgb, found = gives_rgb(cfg), []
     for path in track(paths, 'Reading pictures', transient=True):
-        data = dict(img_path=str(path))
-        try:
-            for step in steps:
-                data = step(data)
-        except Exception as error:
-            raise InputError(f'--calib: {str(path)!r} cannot be read: {one_line(error)}') from error
-        image = data['inputs']
+        image = _through(steps, path)
         if tuple(image.shape[1:]) != tuple(size):
             raise InputError(f'--calib: the test pipeline gives images of {image.shape[1]} x '
                              f'{image.shape[2]} px and the file takes {size[0]} x {size[1]}: '
                              'change one of them')
-        found.append(image.flip(0))  # read as BGR
+        found.append(image if rgb else image.flip(0))
     return found
+
+
+def _through(steps: list, path: Path) -> torch.Tensor:
+    """What a pipeline makes of a picture."""
+    data = dict(img_path=str(path))
+    for step in steps:
+        try:
+            data = step(data)
+        except Exception as error:
+            name = type(step).__name__
+            hint = '' if name.startswith('Load') or 'img' in (data or ()) else (
+                '; no step before it has read the picture: begin with LoadImageFromFile')
+            raise InputError(f'--calib: {name} of the test pipeline fails on {str(path)!r}: '
+                             f'{one_line(error)}{hint}') from error
+    if 'inputs' not in (data or ()):
+        raise InputError('--calib: test_dataloader.dataset.pipeline gives no inputs: let it end '
+                         'with PackInputs')
+    return data['inputs']
 
 
 def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, raw: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from mmeffnet.errors import InputError, one_line
+from mmeffnet.weights.settings import bare
 
 # Suffix of a file -> format, and the packages that run it.
 FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
@@ -17,6 +18,10 @@ SUFFIXES = {name: suffix for suffix, name in FORMATS.items()}
 BESIDE = {'openvino': '.bin'}  # the suffix of a second file, which holds the weights
 METADATA = 'metadata.json'
 KEY = 'mmeffnet'  # of ONNX's and OpenVINO's own metadata
+# Pictures are read as BGR, but by tifffile. Arguments of transforms that turn the order round, and
+# data sets whose images are RGB.
+TURNS = {'NumpyToPIL': 'to_rgb', 'ToPIL': 'to_rgb', 'PILToNumpy': 'to_bgr', 'ToNumpy': 'to_bgr'}
+RGB_DATASETS = 'CIFAR10', 'CIFAR100'
 
 
 def is_exported(path) -> bool:
@@ -52,20 +57,40 @@ def _parsed(text: str | bytes | None):
     return json.loads(text) if text else None
 
 
-def takes_bgr(preprocessor) -> bool:
-    """Whether a data preprocessor leaves images in the order in which they are read."""
+def gives_rgb(cfg) -> bool:
+    """Whether the data of the test are RGB where the pipeline ends, and not BGR.
+
+    Raises InputError where they are normalised there, in an order of its own.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    rgb = bare(dataset.get('type')) in RGB_DATASETS
+    for step in dataset.get('pipeline') or ():
+        name = bare(step.get('type'))
+        if name == 'Normalize':
+            raise InputError('test_dataloader.dataset.pipeline: Normalize is in no exported file: '
+                             'give its mean, std and to_rgb to data_preprocessor')
+        if name == 'LoadImageFromFile':
+            rgb = step.get('imdecode_backend') == 'tifffile'
+        elif step.get(TURNS.get(name)):
+            rgb = not rgb
+    return rgb
+
+
+def takes_bgr(preprocessor, rgb: bool) -> bool:
+    """Whether a data preprocessor gives the network BGR. rgb: whether it is given RGB."""
     # The second is what MMEngine's own, and those made of it, call it.
-    return not any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
+    turns = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
+    return turns == rgb
 
 
-def normalisation(preprocessor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of R, G and B in a data preprocessor, whatever its own order.
+def normalisation(preprocessor, bgr: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of R, G and B in a data preprocessor.
 
-    0 and 1 where it normalises nothing.
+    bgr: whether that is its own order, see :func:`takes_bgr`. 0 and 1 where it normalises nothing.
     """
     if getattr(preprocessor, 'mean', None) is None:
         return (0., ) * 3, (1., ) * 3
-    found, step = [], -1 if takes_bgr(preprocessor) else 1
+    found, step = [], -1 if bgr else 1
     for name in ('mean', 'std'):
         values = getattr(preprocessor, name).flatten().tolist()
         values = values * 3 if len(values) == 1 else values  # one may stand for all channels

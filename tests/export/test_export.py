@@ -19,7 +19,9 @@ from mmeffnet.arch import Arch
 from mmeffnet.datasets.digit_images import digit_images
 from mmeffnet.engine import cli as engine_cli
 from mmeffnet.engine import run
-from mmeffnet.export import check, cli, graph, runtime
+from mmeffnet.errors import InputError
+from mmeffnet.export import check, cli, formats, graph, quantize, runtime
+from mmeffnet.export.evaluation import take_over
 from mmeffnet.plugin import MIM, config_path
 
 NEEDED = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('openvino', ),
@@ -82,6 +84,12 @@ def export(folder, kind, name, *flags, of=('small.py', 'b0.pth')):
     return out
 
 
+def plain(folder, kind):
+    """B0 without flags, exported once for all tests that only read it."""
+    path = folder / f'fixed{runtime.SUFFIXES[kind]}'
+    return path if path.is_file() else export(folder, kind, 'fixed')
+
+
 def classifier_of(folder, config='small.py', checkpoint='b0.pth'):
     from mmengine.config import Config
     return graph.read_classifier(Config.fromfile(folder / config), str(folder / checkpoint))
@@ -90,6 +98,12 @@ def classifier_of(folder, config='small.py', checkpoint='b0.pth'):
 def ops(path):
     import onnx
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def axes(path):
+    """Of the images that OpenVINO lets in; '?' are open."""
+    from openvino import Core
+    return str(Core().read_model(str(path)).inputs[0].partial_shape)
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +134,8 @@ def test_an_open_graph_is_right_at_other_sizes_and_batches_and_normalises(kind, 
     assert len(re.findall(r'px: logits within', said)) == 1 + len(check.OTHER_SIZES)
     call, metadata = runtime.open_exported(path)
     assert metadata['normalised_inside']
+    if kind == 'openvino':
+        assert axes(path) == '[?,3,?,?]'
     images = torch.randint(0, 256, (3, 3, 77, 98), dtype=torch.uint8)
     classifier = classifier_of(folder, *TINY_FILES)
     with torch.no_grad():
@@ -129,7 +145,7 @@ def test_an_open_graph_is_right_at_other_sizes_and_batches_and_normalises(kind, 
 
 @pytest.mark.parametrize('kind', FORMATS)
 def test_half_precision_is_half_as_large_and_close(kind, folder, capsys):
-    whole, half = export(folder, kind, 'whole'), export(folder, kind, 'half', '--half')
+    whole, half = plain(folder, kind), export(folder, kind, 'half', '--half')
     weights = [path.with_suffix('.bin') if kind == 'openvino' else path for path in (whole, half)]
     sizes = [path.stat().st_size for path in weights]
     assert sizes[1] < 0.6 * sizes[0]
@@ -139,7 +155,7 @@ def test_half_precision_is_half_as_large_and_close(kind, folder, capsys):
 @ONNX
 def test_a_fixed_graph_has_no_arithmetic_of_shapes_and_no_folded_batchnorm(folder):
     """C60 and C61."""
-    counts = ops(export(folder, 'onnx', 'plain'))
+    counts = ops(plain(folder, 'onnx'))
     assert not {'Shape', 'Gather', 'Slice', 'BatchNormalization', 'Mod', 'If'} & counts.keys()
     assert counts['Conv'] == 81
     assert not any(op.startswith(('Python', 'aten', 'Aten')) for op in counts)
@@ -148,6 +164,8 @@ def test_a_fixed_graph_has_no_arithmetic_of_shapes_and_no_folded_batchnorm(folde
 @pytest.mark.parametrize('kind', FORMATS)
 def test_the_test_tool_evaluates_a_file_like_the_checkpoint(kind, folder):
     path = export(folder, kind, 'tested', '--dynamic', 'batch', of=TINY_FILES)
+    if kind == 'openvino':
+        assert axes(path) == '[?,3,65,65]'
     results = []
     for name in (folder / 'tiny.pth', path):
         out = folder / f'{Path(name).name}.json'
@@ -158,10 +176,11 @@ def test_the_test_tool_evaluates_a_file_like_the_checkpoint(kind, folder):
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 @ONNX
 @pytest.mark.filterwarnings('ignore')
 def test_int8_is_a_quarter_and_tells_what_is_lost(folder, capsys):
-    whole = export(folder, 'onnx', 'float')
+    whole = plain(folder, 'onnx')
     capsys.readouterr()
     path = export(folder, 'onnx', 'int8', '--int8', '--calib', str(folder / 'pictures'))
     assert path.stat().st_size < 0.35 * whole.stat().st_size
@@ -184,6 +203,41 @@ def model_of(folder, name, state=None, **model):
     content['state_dict'].update(state or {})
     torch.save(content, folder / f'{name}.pth')
     return f'{name}.py', f'{name}.pth'
+
+
+def test_another_head_is_named(folder, capsys):
+    files = model_of(folder, 'stacked', head=dict(
+        _delete_=True, type='StackedLinearClsHead', num_classes=8, in_channels=32,
+        mid_channels=[16]))
+    assert "model.head.type='StackedLinearClsHead': what can be" in line(capsys, of=files)
+    said = evaluated(capsys, 'any.torchscript', config=files[0])
+    assert 'with a linear head, and model.head StackedLinearClsHead is none' in said
+
+
+def test_weights_that_are_no_numbers_are_named(folder, capsys):
+    files = model_of(folder, 'nan', {'head.fc.bias': torch.full((8, ), torch.nan)})
+    assert "nan.pth: the network's output is no number" in line(capsys, of=files)
+
+
+def test_names_of_another_number_of_classes_are_named(folder, capsys):
+    from mmengine.config import Config
+    files = model_of(folder, 'few')
+    content = torch.load('few.pth')
+    content['meta'] = dict(dataset_meta=dict(classes=['cat', 'dog']))
+    torch.save(content, 'few.pth')
+    said = line(capsys, of=files)
+    assert 'few.pth: dataset_meta.classes has 2 names and the classifier 8 classes' in said
+    Path('eight').write_text('\n'.join('abcdefgh'))
+    cfg = Config.fromfile(files[0])
+    assert graph.read_classifier(cfg, files[1], 'eight').names == tuple('abcdefgh')
+
+
+def test_a_network_that_gives_only_zeros_is_itself(folder):
+    classifier = classifier_of(folder, *TINY_FILES)
+    for parameter in classifier.network.fc.parameters():
+        parameter.zero_()
+    (row, ) = check.compare(classifier.network, classifier, False, check.real_pictures())
+    assert row.difference == 0
 
 
 def test_another_neck_is_named_and_not_taken_for_a_mean(folder, capsys):
@@ -224,6 +278,75 @@ def test_a_network_of_bgr_becomes_one_of_rgb(folder, options, mean, std):
         expected = model.double()(inputs.double(), mode='tensor')
         given = classifier.network.double()(check.prepared(rgb, classifier, False).double())
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+
+
+def pipeline(*steps, **loading):
+    return [dict(type='LoadImageFromFile', **loading),
+            dict(type='EfficientNetCenterCrop', crop_size=SIZE), *steps, dict(type='PackInputs')]
+
+
+TO_RGB, TO_BGR = dict(type='mmpretrain.ToPIL', to_rgb=True), dict(type='PILToNumpy', to_bgr=True)
+AS_IT_IS = dict(type='PILToNumpy')
+
+
+@pytest.mark.parametrize(('dataset', 'rgb'), [
+    (dict(pipeline=pipeline()), False), (dict(pipeline=pipeline(TO_RGB, AS_IT_IS)), True),
+    (dict(pipeline=pipeline(TO_RGB, TO_BGR)), False), (dict(type='CIFAR10'), True),
+    (dict(type='CIFAR10', pipeline=pipeline()), False),
+    (dict(pipeline=pipeline(imdecode_backend='tifffile')), True), (None, False)])
+def test_the_order_of_images_is_followed_through_the_pipeline(dataset, rgb):
+    assert runtime.gives_rgb(dict(test_dataloader=dict(dataset=dataset))) is rgb
+
+
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_a_pipeline_that_gives_rgb_gives_the_same_logits(folder, to_rgb):
+    """Those of mmpretrain's own model, by the file, in its place, and of what --int8 looks at."""
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, TRANSFORMS
+    cfg = Config.fromfile('tiny.py')
+    cfg.data_preprocessor.update(to_rgb=to_rgb, mean=[90, 120, 150], std=[40, 60, 80])
+    cfg.test_dataloader.dataset.pipeline = pipeline(TO_RGB, AS_IT_IS)
+    classifier = graph.read_classifier(cfg, 'tiny.pth')
+    images = torch.stack(quantize.images(cfg, 'pictures', (SIZE, SIZE)))
+    assert images.equal(torch.stack(quantize.images(
+        Config.fromfile('tiny.py'), 'pictures', (SIZE, SIZE))))
+    seen = []
+    for path in check.pictures_below('pictures', '--pictures'):
+        data = dict(img_path=str(path))
+        for step in cfg.test_dataloader.dataset.pipeline:
+            data = TRANSFORMS.build(step)(data)
+        seen.append(data['inputs'])
+    model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor}).eval()
+    model.load_state_dict(torch.load('tiny.pth')['state_dict'], strict=False)
+    inputs = model.data_preprocessor(dict(inputs=seen, data_samples=None))['inputs']
+    path = folder / 'rgb.torchscript'
+    formats.write(classifier.deployed(True), path, 'torchscript', classifier.size,
+                  metadata=classifier.metadata(True, dynamic=['batch', 'size']))
+    with torch.no_grad():
+        expected = model(inputs, mode='tensor')
+        assert expected.std(dim=0).max() > 1e-2  # pictures are told apart
+        given = classifier.network(check.prepared(images, classifier, False))
+        take_over(model, path, cfg)
+        for logits in (given, model(inputs, mode='tensor')):
+            torch.testing.assert_close(logits, expected, rtol=0,
+                                       atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(('steps', 'words'), [
+    (pipeline(dict(type='NoSuch')), 'NoSuch is not in the'),
+    (pipeline(foo=1), r"'foo' \(in the config: test_dataloader.dataset.pipeline.0.foo\)"),
+    (pipeline()[:-1], 'gives no inputs: let it end with PackInputs'),
+    (pipeline()[1:], "EfficientNetCenterCrop of the test pipeline fails on 'pictures/00.png': .*"
+     'begin with LoadImageFromFile'),
+    (pipeline(dict(type='Normalize', mean=[0], std=[1])), 'Normalize is in no exported file'),
+    ([], 'is not in the config')], ids=['name', 'argument', 'pack', 'load', 'normalize', 'none'])
+def test_a_pipeline_that_gives_no_images_is_named(steps, words):
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmpretrain')
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=steps))))
+    with pytest.raises(InputError, match=words):
+        quantize.images(cfg, 'pictures', (SIZE, SIZE))
 
 
 @pytest.mark.parametrize('flags', [['--preprocess'], []], ids=str)
@@ -336,6 +459,7 @@ def test_our_own_second_file_is_replaced(folder):
     path = export(folder, 'openvino', 'again', of=TINY_FILES)
     argv = [*TINY_FILES, '--format', 'openvino', '--out', str(path)]
     assert cli._out(cli.parser().parse_args(argv)) == path
+    assert axes(path) == '[1,3,65,65]'
 
 
 @pytest.mark.skipif(not all(map(find_spec, ('onnx', 'onnxscript', 'onnxruntime', 'openvino'))),
@@ -376,10 +500,12 @@ def test_another_norm_stays_a_layer(folder):
 @ONNX
 @pytest.mark.parametrize(('flags', 'words', 'code'), [
     (['--int8', '--calib', 'empty'], "--calib 'empty' has no pictures", 2),
+    (['--int8', '--calib', 'tiny.py'], "--calib 'tiny.py' is no folder", 2),
     (['--int8', '--calib', 'pictures', '--size', '97'],
      '--calib: the test pipeline gives images of 65 x 65 px and the file takes 97 x 97', 2),
     (['wrong'], 'the exported file is not the network', 1)])
 def test_an_error_leaves_what_was_there(folder, capsys, monkeypatch, flags, words, code):
+    Path('empty').mkdir(exist_ok=True)
     for name in ('kept.onnx', 'kept.bin'):
         Path(name).write_text('other')
     if flags == ['wrong']:
@@ -412,6 +538,23 @@ def test_a_pipeline_that_ends_with_no_square_needs_a_size_and_takes_one(folder, 
     assert runtime.open_exported(path)[1]['size'] == [64, 96]
 
 
+def test_an_open_size_is_written_and_compared_above_a_larger_stride(monkeypatch):
+    """Of 128 px: where the last map is one pixel, exporters take it for one of every size."""
+    stages = {f'stage{i}': dict(block='fused', kernel=3, stride=2, expand=1, channels=8, repeats=1)
+              for i in range(6)}
+    net = calibrated(EfficientNet(arch=dict(stem=8, head=8, stages=stages)), size=300).float()
+    network = graph.Exportable(net, torch.nn.Linear(8, 2)).eval().requires_grad_(False)
+    examples = []
+    monkeypatch.setitem(formats.WRITERS, 'onnx', lambda net, images, *_: examples.append(images))
+    formats.write(network, Path('net.onnx'), 'onnx', (65, 300), ('size', ))
+    assert examples[0].shape == (1, 3, 256, 300)
+    classifier = graph.Classifier(network=network, size=(65, 300), mean=(0., ) * 3,
+                                  std=(255., ) * 3, names=('a', 'b'), arch={})
+    rows = check.compare(network, classifier, False, check.real_pictures(), ('size', ))
+    assert [row.size for row in rows] == [(65, 300), (129, 299), (129, 268), (129, 333),
+                                          (129, 365)]
+
+
 @ONNX
 @pytest.mark.parametrize('side', [16, 32])
 def test_an_open_size_may_be_smaller_than_the_stride(folder, side):
@@ -436,7 +579,9 @@ def test_a_file_that_does_not_run_is_named(folder, capsys):
     (['--size', '1', '2', '3'], 'give a height and a width in pixels'),
     (['--int8'], '--int8 and --calib FOLDER belong together'),
     (['--format', 'torchscript', '--int8', '--calib', 'pictures'], 'written as --format onnx'),
-    (['--pictures', 'nowhere'], "--pictures 'nowhere' has no pictures"),
+    (['--pictures', 'nowhere'], "--pictures 'nowhere' is no folder"),
+    (['--out', 300 * 'x' + '.onnx'], 'cannot be written: File name too long'),
+    (['--out', 230 * 'x' + '.onnx'], 'cannot be written: File name too long'),
     (['--classes', 'labels'], "class file 'labels' cannot be read")])
 def test_wrong_flags_are_named(flags, words, capsys):
     Path('taken.onnx').mkdir(exist_ok=True)
@@ -445,7 +590,8 @@ def test_wrong_flags_are_named(flags, words, capsys):
 
 def test_a_model_that_is_no_classifier_on_our_backbone_is_named(capsys):
     said = line(capsys, '--cfg-options', 'model.backbone.type=mmpretrain.EfficientNet')
-    assert 'what can be exported is an image classifier with mmeffnet.EfficientNet' in said
+    assert ("model.backbone.type='mmpretrain.EfficientNet': what can be exported is an image "
+            'classifier with mmeffnet.EfficientNet') in said
 
 
 def spoil(monkeypatch):
@@ -465,9 +611,9 @@ def test_a_file_that_differs_is_no_file_and_an_error(folder, capsys, monkeypatch
     assert not (folder / 'wrong.pt2').exists()
 
 
-def evaluated(capsys, *argv):
+def evaluated(capsys, *argv, config='tiny.py'):
     with pytest.raises(SystemExit) as exit_:
-        run.test(engine_cli.parse(engine_cli.test_parser(), ['tiny.py', *argv, '--work-dir', 'x']))
+        run.test(engine_cli.parse(engine_cli.test_parser(), [config, *argv, '--work-dir', 'x']))
     assert exit_.value.code in (1, 2)
     return capsys.readouterr().err.strip().splitlines()[-1]
 
