@@ -25,6 +25,7 @@ from mmeffnet.datasets.archive import Sample, write_archive
 from mmeffnet.engine.cli import positive, several
 from mmeffnet.errors import InputError, one_line, one_line_errors
 from mmeffnet.files import whole
+from mmeffnet.inference.run import output_folder
 
 BASE = 'mmpretrain'
 BLOCK = 25  # images of a turn
@@ -170,6 +171,8 @@ def main() -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with one_line_errors(), tempfile.TemporaryDirectory() as folder:
+        if args.out:
+            output_folder(str(args.out))  # tried before the work
         paths = [path for path in sorted(args.pictures.rglob('*'))
                  if path.suffix.lower() in SUFFIXES][:args.most]
         if len(paths) < 2:
@@ -185,7 +188,6 @@ def main() -> None:
     for row in table:
         print('| ' + ' | '.join(row) + ' |')
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         with whole(args.out / 'data.csv') as part, part.open('w', newline='') as file:
             csv.writer(file).writerows([COLUMNS, *table])
         drawn(table, args.out / 'data.png')

@@ -18,9 +18,9 @@ from pathlib import Path
 import optuna
 import sqlalchemy.exc
 from optuna.pruners import SuccessiveHalvingPruner
-from optuna.samplers import GridSampler
 from optuna.trial import TrialState
 
+from mmeffnet.analysis.grid import ENDED, Grid
 from mmeffnet.analysis.scaling_curves import Base
 from mmeffnet.errors import InputError
 from mmeffnet.scaling import ModelScaling
@@ -60,8 +60,14 @@ def open_study(folder: Path, space: Sequence[Candidate], seeds: Sequence[int],
     """The study in ``folder``, begun or gone on with; InputError for one with other questions.
 
     training: what else each trial depends on (config, epochs, base), as JSON has it. Trials of
-    processes that were killed are handed out once more.
+    processes that were killed, interrupted or ended with an error are handed out once more. A study
+    of which nothing has been trained yet takes any questions.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f'--study {str(folder)!r} cannot be a folder ({error.strerror}): give '
+                         'another') from error
     try:
         return _open_study(folder, space, seeds, training)
     except (sqlalchemy.exc.DatabaseError, optuna.exceptions.StorageInternalError) as error:
@@ -70,17 +76,21 @@ def open_study(folder: Path, space: Sequence[Candidate], seeds: Sequence[int],
 
 
 def _open_study(folder, space, seeds, training: dict) -> optuna.Study:
-    folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # heartbeats have been called experimental since 2021
         warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
         storage = optuna.storages.RDBStorage(
             f'sqlite:///{folder / "study.db"}', heartbeat_interval=HEARTBEAT, grace_period=GRACE,
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback())
     grid = {'candidate': [name_of(c) for c in space], 'seed': list(seeds)}
-    study = optuna.create_study(
-        storage=storage, study_name=STUDY, direction='maximize', load_if_exists=True,
-        sampler=GridSampler(grid, seed=0),
-        pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2))
+    settings = dict(storage=storage, study_name=STUDY, direction='maximize', load_if_exists=True,
+                    sampler=Grid(grid, seed=0),
+                    pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2))
+    study = optuna.create_study(**settings)
+    asked = dict(grid=grid, training=training)
+    if study.user_attrs not in ({}, asked) and not any(
+            trial.state in ENDED | {TrialState.RUNNING} for trial in study.get_trials()):
+        optuna.delete_study(study_name=STUDY, storage=storage)  # nothing is lost
+        study = optuna.create_study(**settings)
     before = study.user_attrs.get('grid')
     if before not in (None, grid):
         raise InputError(f'{folder}: the study there asks for {len(before["candidate"])} '
@@ -90,8 +100,8 @@ def _open_study(folder, space, seeds, training: dict) -> optuna.Study:
     if trained != training:
         raise InputError(f'{folder}: its trials were trained with {trained}, and now it is '
                          f'{training}; give the same, or another --study')
-    study.set_user_attr('grid', grid)
-    study.set_user_attr('training', training)
+    for name, value in asked.items():
+        study.set_user_attr(name, value)
     return study
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmeffnet.analysis import scaling_curves as curves
 from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.inference.run import output_folder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,9 +43,13 @@ def run(args: argparse.Namespace) -> None:
     path = args.draw or args.out / 'runs.csv'
     if args.draw and not args.draw.is_file():
         raise InputError(f'--draw {str(args.draw)!r} does not exist')
+    output_folder(str(args.out))
     if not args.draw:
+        from mmeffnet.analysis.trials import left_out
         base = curves.Base()
         wanted = curves.points(base, sorted({1, *args.times}))
+        if said := left_out(args.config):
+            print(said, flush=True)
         for done in curves.trained(base, args.config, wanted, args.seeds, args.epochs, path,
                                    args.budget):
             print(f'{done.point.direction} {done.point.times:g}x, seed {done.seed}: '

@@ -11,7 +11,7 @@ SIZED = {'LoadRandomCrop': 'scale', 'LoadEncodedRandomCrop': 'scale',
          'EfficientNetRandomCrop': 'scale', 'RandomResizedCrop': 'scale', 'Resize': 'scale',
          'ResizeEdge': 'scale', 'EfficientNetCenterCrop': 'crop_size', 'CenterCrop': 'crop_size',
          'RandomCrop': 'crop_size'}
-TRAIN, VAL = (f'{part}_dataloader.dataset.pipeline' for part in ('train', 'val'))
+TRAIN, VAL, TEST = (f'{part}_dataloader.dataset.pipeline' for part in ('train', 'val', 'test'))
 # Where transforms may be besides: hooks that exchange pipelines, test-time augmentation.
 BESIDE = ('custom_hooks', 'tta_pipeline')
 
@@ -20,11 +20,12 @@ def resized(cfg, base: str, resolution: int) -> dict[str, list]:
     """By their place in the config ``base``: pipelines, and lists that hold some.
 
     All sizes grow as the last one of the validation has to for images of ``resolution`` pixels.
-    Raises InputError where training or validation sets no size.
+    Raises InputError where training, validation or a test sets no size.
     """
-    places = {place: _at(cfg, place) for place in (TRAIN, VAL, *BESIDE)}
+    needed = TRAIN, VAL, *([TEST] if cfg.get('test_dataloader') else [])
+    places = {place: _at(cfg, place) for place in (*needed, *BESIDE)}
     sizes = {place: list(_sizes(node)) for place, node in places.items()}
-    for place in (TRAIN, VAL):
+    for place in needed:
         if not sizes[place]:
             raise InputError(f'config {base!r}: no transform of {place} sets a size; known are '
                              f'{", ".join(SIZED)}')

@@ -105,8 +105,13 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f'{flag} {value} must be at least 1')
     if not 0 < args.tolerance < 1:
         raise InputError(f'--tolerance {args.tolerance} must be above 0 and below 1')
-    if args.out and args.out.suffix != '.py':
-        raise InputError(f'--out {str(args.out)!r} must end in .py, as configs do')
+    if args.out:
+        if args.out.suffix != '.py':
+            raise InputError(f'--out {str(args.out)!r} must end in .py, as configs do')
+        if args.out.is_dir():
+            raise InputError(f'--out {str(args.out)!r} is a folder: name a file')
+        from mmeffnet.inference.run import output_folder
+        output_folder(str(args.out.parent))
 
 
 def scale(args: argparse.Namespace) -> Scaled:
@@ -185,13 +190,12 @@ def show_memory(scaled: Scaled, args: argparse.Namespace) -> int:
     import torch
 
     from mmeffnet.analysis.memory import activations
-    from mmeffnet.analysis.scaled_config import base_config
     from mmeffnet.analysis.scaling_out import COPIES, FLOAT32
     arch = scaled.base if scaled.scaling is None else scaled.arch
     single, half = (activations(arch, scaled.resolution, precision)
                     for precision in (torch.float32, torch.bfloat16))
     state = COPIES * FLOAT32 * scaled.cost.parameters
-    batch = args.batch or base_config(_base(scaled, args)).train_dataloader.batch_size
+    batch = args.batch or _batch(_base(scaled, args))
     if args.memory:
         room = number('--memory', args.memory, UNITS)
         if state + half.all > room:
@@ -210,6 +214,15 @@ def show_memory(scaled: Scaled, args: argparse.Namespace) -> int:
 def _base(scaled: Scaled, args: argparse.Namespace) -> str:
     from mmeffnet.analysis.scaled_config import BASES
     return args.base or BASES[VARIANTS[scaled.base].family]
+
+
+def _batch(base: str) -> int:
+    from mmeffnet.analysis.scaled_config import base_config
+    batch = (base_config(base).get('train_dataloader') or {}).get('batch_size')
+    if not batch:
+        raise InputError(f'--base {base!r} has no train_dataloader.batch_size: give --batch, or '
+                         'the config of a training')
+    return batch
 
 
 def _classes(base: str) -> int:

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
 from mmeffnet.analysis.complexity import complexity
-from mmeffnet.analysis.resizing import TRAIN, VAL, resized
+from mmeffnet.analysis.other_network import check_parts, with_weights
+from mmeffnet.analysis.resizing import TEST, TRAIN, VAL, resized
+from mmeffnet.engine.adjust import accumulated
 from mmeffnet.engine.config import load_config
 from mmeffnet.errors import InputError
 from mmeffnet.features import resolve_arch
@@ -22,13 +24,6 @@ from mmeffnet.variants import DROP_PATH_RATE, EDGE, LITE, MBCONV, VARIANTS, Vari
 BASES = {MBCONV: 'efficientnet/efficientnet-b0_8xb256-paper_in1k.py',
          EDGE: 'efficientnet_edgetpu/efficientnet-es_8xb256-paper_in1k.py',
          LITE: 'efficientnet_lite/efficientnet-lite0_8xb256-paper_in1k.py'}
-# The parts of a model that are scaled, and the types whose arguments do it.
-PARTS = {'backbone': 'mmeffnet.EfficientNet', 'head': 'mmeffnet.EfficientNetHead'}
-# What goes with weights, by its place in a config, and what it is without them. Of the initial
-# weights of a part only those of a checkpoint do.
-WITH_WEIGHTS = {'load_from': None, 'model.pretrained': None, 'model.init_cfg': None,
-                'model.head.init_cfg': None, 'model.backbone.init_cfg': None,
-                'model.backbone.frozen_stages': 0, 'model.backbone.norm_eval': False}
 
 
 def dropout(family: Variant, multiply_adds: int) -> float:
@@ -67,14 +62,13 @@ class Recipe:
 def write(recipe: Recipe, path: Path) -> list[str]:
     """Write the config to ``path``, whole or not at all; InputError for a base that won't do.
 
-    Gives what is to be known of it, a line each.
+    Gives what is to be known of it, a line each. A file that the base is read from is kept.
     """
     cfg = base_config(recipe.base)
-    for part, kind in PARTS.items():
-        given = ((cfg.get('model') or {}).get(part) or {}).get('type')
-        if given != kind:
-            raise InputError(f'--base {recipe.base!r}: its {part} is {given!r}, and only {kind!r} '
-                             'is scaled here')
+    check_parts(cfg, f'--base {recipe.base!r}')
+    if _is_read(path, cfg):
+        raise InputError(f'--out {str(path)!r} is --base {recipe.base!r} or a file that it '
+                         'inherits: name another')
     dropped = _for_other_weights(recipe, cfg)
     title = (f'# {recipe.arch} scaled: written by tools/scale.py. Not trained by whoever wrote it.'
              if recipe.scaling else f'# {recipe.arch}: written by tools/scale.py.')
@@ -82,9 +76,31 @@ def write(recipe: Recipe, path: Path) -> list[str]:
              *_model(recipe, cfg, dropped), *_data(recipe, cfg), *_schedule(recipe, cfg)]
     if 'load_from' in dropped:
         lines.append('load_from = None')
+    text = '\n'.join([*lines, ''])
+    _read_back(text, path.parent, recipe.base)
     with whole(path) as part:
-        part.write_text('\n'.join([*lines, '']))
+        part.write_text(text, encoding='utf-8')
     return list(_notes(recipe, cfg, dropped))
+
+
+def _is_read(path: Path, cfg) -> bool:
+    """Whether ``path`` is a file that ``cfg`` was read from, under whatever name."""
+    # MMEngine heads the text of each file with its path.
+    files = (line for line in cfg.text.splitlines() if os.path.isabs(line))
+    return path.exists() and any(os.path.isfile(file) and path.samefile(file) for file in files)
+
+
+def _read_back(text: str, folder: Path, base: str) -> None:
+    """InputError for a text that is no config in ``folder``, before it replaces one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile('w', dir=folder, suffix='.py', encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        try:
+            load_config(file.name)
+        except InputError as error:
+            raise InputError(f'--base {base!r}: what would inherit it cannot be read, and is not '
+                             f'written ({error})') from error
 
 
 def base_config(base: str):
@@ -108,16 +124,7 @@ def _for_other_weights(recipe: Recipe, cfg) -> dict[str, int | None]:
             return {}
     except ValueError as error:
         raise InputError(f'--base {recipe.base!r}: {error}') from error
-    found = {place: reduce(lambda part, name: part.get(name), place.split('.'), cfg)
-             for place in WITH_WEIGHTS}
-    return {place: WITH_WEIGHTS[place] for place, value in found.items()
-            if (_loads(value) if place.endswith('init_cfg') else value)}
-
-
-def _loads(initial) -> bool:
-    """Whether initial weights, of one ``init_cfg`` or a list, come from a checkpoint."""
-    return any('checkpoint' in part for part in (
-        [initial] if isinstance(initial, Mapping) else initial or ()))
+    return with_weights(cfg)
 
 
 def _notes(recipe: Recipe, cfg, dropped) -> Iterator[str]:
@@ -164,23 +171,26 @@ def _data(recipe: Recipe, cfg) -> list[str]:
     """Pipelines, and what else holds transforms, for the images of the network."""
     rows = {place: _lines(found)
             for place, found in resized(cfg, recipe.base, recipe.resolution).items()}
-    return [
-        f'train_pipeline = {rows.pop(TRAIN)}', f'test_pipeline = {rows.pop(VAL)}',
+    val, test = rows.pop(VAL), rows.pop(TEST, None)
+    lines = [
+        f'train_pipeline = {rows.pop(TRAIN)}', f'test_pipeline = {val}',
         f'train_dataloader = dict(batch_size={_batch(recipe, cfg)}, '
         'dataset=dict(pipeline=train_pipeline))',
-        'val_dataloader = dict(dataset=dict(pipeline=test_pipeline))',
-        'test_dataloader = val_dataloader',
-        *(f'{place} = {found}' for place, found in rows.items())]
+        'val_dataloader = dict(dataset=dict(pipeline=test_pipeline))']
+    if test:  # a base may have no test set
+        lines.append('test_dataloader = val_dataloader' if test == val else
+                     f'test_dataloader = dict(dataset=dict(pipeline={test}))')
+    return [*lines, *(f'{place} = {found}' for place, found in rows.items())]
 
 
 def _schedule(recipe: Recipe, cfg) -> list[str]:
-    """The base's learning rate, in proportion to the images of a step."""
+    """The base's learning rate, in proportion to the images of a step, all passes counted."""
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     images = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if not optimizer.get('lr') or not images:
         raise InputError(f'--base {recipe.base!r}: it has no optim_wrapper.optimizer.lr with '
                          'auto_scale_lr.base_batch_size, so no learning rate can be set')
-    total = _batch(recipe, cfg) * recipe.devices
+    total = _batch(recipe, cfg) * recipe.devices * accumulated(cfg)
     rate = float(f'{optimizer["lr"] * total / images:.6g}')
     return [f'optim_wrapper = dict(optimizer=dict(lr={rate!r}))  # for {total} images a step',
             f'auto_scale_lr = dict(base_batch_size={total})']

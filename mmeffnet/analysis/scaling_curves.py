@@ -59,14 +59,21 @@ class Base:
 
 
 def points(base: Base, times: Sequence[float]) -> list[Point]:
-    """The networks of all curves: one at 1x for all, then each direction at each cost."""
+    """The networks of all curves: one at 1x for all, then each direction at each cost.
+
+    Raises InputError for a cost that a direction does not reach.
+    """
     start = base.cost(ModelScaling(resolution=base.resolution)).multiply_adds
     result = []
     for direction, factor in itertools.product(DIRECTIONS, times):
         if factor == 1 and result:
             continue
         ratio = Ratio(**DIRECTIONS[direction], resolution=base.resolution, step=1)
-        found: Found = nearest(lambda s: base.cost(s).multiply_adds, factor * start, ratio)[0]
+        around = nearest(lambda s: base.cost(s).multiply_adds, factor * start, ratio)
+        found: Found = around[0]
+        if len(around) == 1:
+            raise InputError(f'--times {factor:g}: {direction} reaches {found.cost / start:.3g} '
+                             'times the cost of the base at most; ask for less')
         cost = base.cost(found.scaling)
         result.append(Point(
             direction='base' if factor == 1 else direction, times=factor,
@@ -129,7 +136,7 @@ def trained(base: Base, config: str, wanted: Sequence[Point], seeds: Sequence[in
         raise InputError(f'{str(path)!r} holds runs of {other.epochs} epochs of {other.config!r}: '
                          'give the same --epochs and --config, or another --out')
     done = {(run.point, run.seed) for run in runs}
-    for seed, point in itertools.product(seeds, wanted):
+    for seed, point in itertools.product(dict.fromkeys(seeds), wanted):
         if (point, seed) in done:
             continue
         if time.monotonic() - start > budget:

@@ -58,8 +58,10 @@ def run(args: argparse.Namespace, argv) -> None:
             raise InputError(f'--{flag.replace("_", "-")} {getattr(args, flag)} must be at least 1')
     base = Base(width=args.base_width, depth=args.base_depth, resolution=args.base_resolution,
                 classes=args.classes)
-    study = search.open_study(args.study, search.candidates(args.step, args.tolerance),
-                              args.seeds, config=args.config, epochs=args.epochs,
+    space = search.candidates(args.step, args.tolerance)
+    _rehearse(args, base)
+    study = search.open_study(args.study, space, list(dict.fromkeys(args.seeds)),
+                              config=args.config, epochs=args.epochs,
                               base=dataclasses.asdict(base))
     if args.workers > 1:
         _processes(args.workers, list(argv))
@@ -71,6 +73,20 @@ def run(args: argparse.Namespace, argv) -> None:
     if args.write_family is not None:
         for path in write_family(args, search.results(study)[0]):
             print(f'written: {path}')
+
+
+def _rehearse(args: argparse.Namespace, base) -> None:
+    """InputError for a base or a config that no trial could have, before a study keeps them."""
+    from mmeffnet.analysis import trials
+    try:
+        arch = base.arch
+    except ValueError as error:
+        raise InputError(f'--base-width {args.base_width} and --base-depth {args.base_depth}: '
+                         f'{error}') from error
+    trials.trial_config(args.config, arch, base.resolution, args.epochs, args.seeds[0])
+    said = trials.left_out(args.config)
+    if said and 'MMEFFNET_WORKER' not in os.environ:
+        print(said, flush=True)
 
 
 def _processes(count: int, argv: list[str]) -> None:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmeffnet.analysis.other_network import check_parts, with_weights
 from mmeffnet.analysis.resizing import resized
 from mmeffnet.arch import Arch
 from mmeffnet.engine import adjust
@@ -38,14 +39,12 @@ class Report(Hook):
 def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int) -> Config:
     """The config of a run: ``base`` with another network, size, length and seed.
 
-    base: a shipped config of ours, or a path, whose schedulers end with the training.
+    base: a shipped config of ours, or a path, whose schedulers end with the training. What goes
+    with weights of its own network (see :func:`left_out`) is not taken.
     """
-    shipped = MIM / 'configs' / base
-    cfg = load_config(str(shipped if shipped.is_file() else base))
-    if cfg.model.backbone.get('type') != 'mmeffnet.EfficientNet' or not isinstance(
-            cfg.get('param_scheduler'), list):
-        raise InputError(f'config {base!r}: trials need the backbone mmeffnet.EfficientNet and a '
-                         'list of param_scheduler')
+    cfg = _loaded(base)
+    cfg.merge_from_dict(with_weights(cfg))
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None  # of any size
     cfg.model.backbone.update(arch=arch.to_dict(), scaling=None)
     cfg.model.head.update(arch=None, in_channels=arch.head, dropout=0.2)
     cfg.merge_from_dict(resized(cfg, base, resolution))
@@ -54,6 +53,10 @@ def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int)
         for key in ('begin', 'end'):
             if scheduler.get(key) == whole:
                 scheduler[key] = epochs
+        begin = scheduler.get('begin', 0)
+        if scheduler.get('end') and begin >= scheduler['end']:
+            raise InputError(f'config {base!r}: its {scheduler.get("type")} begins after {begin} '
+                             f'epochs: --epochs {epochs} must be above that')
     cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
     cfg.randomness = dict(seed=seed)
     for name in SILENT:
@@ -61,6 +64,24 @@ def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int)
     cfg.default_hooks.checkpoint = None  # MMEngine would put its own in
     cfg.log_level = 'WARNING'
     return cfg
+
+
+def _loaded(base: str) -> Config:
+    shipped = MIM / 'configs' / base
+    cfg = load_config(str(shipped if shipped.is_file() else base))
+    check_parts(cfg, f'config {base!r}')
+    if not isinstance(cfg.get('param_scheduler'), list) or not (
+            cfg.get('train_cfg') or {}).get('max_epochs'):
+        raise InputError(f'config {base!r}: trials need a list of param_scheduler and '
+                         'train_cfg.max_epochs, since their length is given in epochs')
+    return cfg
+
+
+def left_out(base: str) -> str:
+    """A sentence on what trials do not take from the config ``base``; empty where they take all."""
+    dropped = with_weights(_loaded(base))
+    return (f'not taken from {base}: {", ".join(dropped)}; trials begin with random weights'
+            if dropped else '')
 
 
 def train(cfg: Config, work_dir: Path, tell: Callable[[int, float], None] | None = None

@@ -342,7 +342,79 @@ def test_a_prefix_hides_no_transform_and_others_keep_their_sizes(tmp_path):
     assert beside[0]['transforms'][0][0]['scale'] == 112
 
 
+DIGITS = 'quickstart/efficientnet-b0_digits.py'
+INHERITS = f"_base_ = 'mmeffnet::{DIGITS}'\n"
+
+
+def pipelines(path):
+    cfg = Config.fromfile(path)
+    return [cfg[f'{part}_dataloader'].dataset.pipeline for part in ('val', 'test')]
+
+
+def test_a_base_keeps_its_own_test(scale, tmp_path):
+    base, out = tmp_path / 'base.py', tmp_path / 'c.py'
+    base.write_text(INHERITS)
+    scale(*SMALL, '--resolution', 32, '--base', base, '--out', out)
+    val, test = pipelines(out)
+    assert val == test
+    base.write_text(INHERITS + "test_dataloader = dict(dataset=dict(pipeline=[\n"
+                    "    dict(type='LoadImageFromFile'), dict(type='Resize', scale=80)]))\n")
+    scale(*SMALL, '--resolution', 32, '--base', base, '--out', out)
+    assert pipelines(out) == [val, [dict(type='LoadImageFromFile'),
+                                    dict(type='Resize', scale=40)]]  # half, as of 64
+    base.write_text(INHERITS + 'test_dataloader = test_evaluator = test_cfg = None\n')
+    scale(*SMALL, '--base', base, '--out', out)
+    assert Config.fromfile(out).test_dataloader is None
+
+
+def test_passes_that_a_base_accumulates_are_counted(scale, tmp_path):
+    # Its rate is for the 128 images of a step: four passes of 32.
+    (tmp_path / 'base.py').write_text(INHERITS + 'optim_wrapper = dict(accumulative_counts=4)\n'
+                                      'auto_scale_lr = dict(base_batch_size=128)\n')
+    scale(*SMALL, '--base', tmp_path / 'base.py', '--devices', 2, '--out', tmp_path / 'c.py')
+    cfg = Config.fromfile(tmp_path / 'c.py')
+    assert cfg.optim_wrapper.accumulative_counts == 4
+    assert cfg.auto_scale_lr.base_batch_size == 256
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(
+        2 * base_config(DIGITS).optim_wrapper.optimizer.lr)
+
+
 # What is refused.
+
+@pytest.mark.parametrize('name', ['base.py', 'parent.py', 'link.py'])
+def test_what_the_base_is_read_from_is_not_replaced(name, refused, tmp_path):
+    (tmp_path / 'parent.py').write_text(INHERITS)
+    (tmp_path / 'base.py').write_text("_base_ = './parent.py'\n")
+    (tmp_path / 'link.py').symlink_to('parent.py')
+    before = (tmp_path / name).read_text()
+    assert (f"--out '{tmp_path / name}' is --base '{tmp_path / 'base.py'}' or a file that it "
+            'inherits: name another') in refused(
+        *SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / name)
+    assert (tmp_path / name).read_text() == before
+
+
+def test_a_config_that_could_not_be_read_replaces_none(refused, tmp_path):
+    # MMEngine's newer configs, which import, cannot be inherited by name.
+    (tmp_path / 'base.py').write_text('from mmengine.dataset import DefaultSampler\n'
+                                      f'{base_config(DIGITS).pretty_text}')
+    (tmp_path / 'c.py').write_text('before = 1\n')
+    assert 'what would inherit it cannot be read, and is not written (config ' in refused(
+        *SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
+    assert (tmp_path / 'c.py').read_text() == 'before = 1\n'
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_place_where_nothing_can_be_written_is_refused(refused, tmp_path):
+    (tmp_path / 'folder.py').mkdir()
+    (tmp_path / 'file').touch()
+    assert "folder.py' is a folder: name a file" in refused('--out', tmp_path / 'folder.py')
+    assert 'file: nothing can be written there (' in refused('--out', tmp_path / 'file/c.py')
+
+
+def test_a_base_that_does_not_train_is_refused(refused):
+    base = '_base_/default_runtime.py'
+    assert (f"--base '{base}' has no train_dataloader.batch_size: give --batch" in
+            refused(*SMALL, '--base', base))
 
 @pytest.mark.parametrize(('argv', 'message'), [
     (['--arch', 'b99'], "error: arch='b99' is not a variant"),
@@ -386,7 +458,7 @@ def test_a_base_without_the_head_of_ours_is_refused(head, named, refused, tmp_pa
         *SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
 
 
-@pytest.mark.parametrize('part', ['train', 'val'])
+@pytest.mark.parametrize('part', ['train', 'val', 'test'])
 def test_a_base_whose_sizes_are_not_known_is_refused(part, refused, tmp_path):
     (tmp_path / 'base.py').write_text(
         "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"

@@ -69,6 +69,26 @@ def test_every_candidate_is_tried_with_every_seed_and_nothing_twice(instant, tmp
     assert any(r.pruned for r in search.results(again))
 
 
+def test_what_was_interrupted_or_failed_is_tried_again_and_last(instant, tmp_path, monkeypatch):
+    def broken(cfg, work_dir, tell):
+        raise errors.pop()
+
+    errors, train = [KeyboardInterrupt, RuntimeError], trials.train
+    for kind in reversed(errors):
+        monkeypatch.setattr(trials, 'train', broken)
+        study = search.open_study(tmp_path, SOME, [0])
+        with pytest.raises(kind):
+            search.search(study, TINY, '', 3, tmp_path)
+    failed = [trial.params['candidate'] for trial in study.trials]
+    monkeypatch.setattr(trials, 'train', train)
+    search.search(search.open_study(tmp_path, SOME, [0]), TINY, '', 3, tmp_path)
+    assert [r.pruned + len(r.values) for r in search.results(study)] == [1, 1, 1]
+    assert len(instant) == 3  # none twice
+    tried = [trial.params['candidate'] for trial in study.trials]
+    assert tried[2] not in failed
+    assert set(tried[3:]) == set(failed)
+
+
 def test_a_trial_of_a_killed_process_is_handed_out_again(instant, tmp_path, monkeypatch):
     monkeypatch.setattr(search, 'HEARTBEAT', 1)
     monkeypatch.setattr(search, 'GRACE', 1)
@@ -116,8 +136,8 @@ def test_a_search_goes_on_after_a_kill(tmp_path):
     assert done.stdout.splitlines()[-1] == '[1, 1]', done.stderr
 
 
-def test_a_study_with_other_questions_is_refused(tmp_path):
-    search.open_study(tmp_path, SOME, [0])
+def test_a_study_with_other_questions_is_refused(instant, tmp_path):
+    search.search(search.open_study(tmp_path, SOME, [0]), TINY, '', 3, tmp_path)
     with pytest.raises(InputError, match=r'asks for 3 candidates and seeds \[0\]; give the same'):
         search.open_study(tmp_path, SOME[:2], [0])
 
@@ -192,11 +212,37 @@ def test_a_torn_table_of_runs_is_named(tmp_path):
         read(tmp_path / 'runs.csv')
 
 
-def test_a_study_that_is_trained_otherwise_is_refused(tmp_path):
-    search.open_study(tmp_path, SOME, [0], epochs=3)
-    search.open_study(tmp_path, SOME, [0], epochs=3)
+def test_a_study_that_is_trained_otherwise_is_refused(instant, tmp_path):
+    search.search(search.open_study(tmp_path, SOME[:1], [0], epochs=3), TINY, '', 3, tmp_path)
+    search.open_study(tmp_path, SOME[:1], [0], epochs=3)
     with pytest.raises(InputError, match=r"trained with \{'epochs': 3\}, and now it is"):
-        search.open_study(tmp_path, SOME, [0], epochs=4)
+        search.open_study(tmp_path, SOME[:1], [0], epochs=4)
+
+
+def test_a_study_of_which_nothing_was_trained_takes_other_questions(instant, tmp_path, monkeypatch):
+    def broken(*args):
+        raise InputError('no such config')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, 'trial_config', broken)
+        study = search.open_study(tmp_path, SOME, [0], config='typo.py')
+        with pytest.raises(InputError):
+            search.search(study, TINY, 'typo.py', 3, tmp_path)
+    study = search.open_study(tmp_path, SOME[:2], [1], config='right.py')
+    search.search(study, TINY, '', 3, tmp_path)
+    assert sum(len(r.values) + r.pruned for r in search.results(study)) == len(instant) == 2
+    with pytest.raises(InputError, match='asks for 2 candidates'):
+        search.open_study(tmp_path, SOME, [0], config='right.py')
+
+
+def test_a_seed_that_is_named_twice_is_trained_once(instant, tmp_path, monkeypatch, capsys):
+    found = list(scaling_curves.trained(TINY, '', points(TINY, [1]), [0, 0], 3,
+                                        tmp_path / 'runs.csv'))
+    assert [run.seed for run in found] == [0]
+    monkeypatch.setattr(trials, 'left_out', lambda config: '')
+    search_cli.main(['--study', str(tmp_path), '--step', '1', '--seeds', '0', '0'])
+    assert len(instant) == 2  # one of the curves, and 2 1 1, the only candidate
+    assert '| 2 | 1 | 1 |' in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_study_is_named(tmp_path):
@@ -233,6 +279,26 @@ def test_a_trial_has_its_network_and_size_alone(tmp_path):
     assert sizes == [[(32, 32), 32, None], [40, 32]]  # half of (64, 64), 64; 80, 64
 
 
+def test_what_goes_with_weights_is_left_out_of_trials(tmp_path, capsys):
+    base = tmp_path / 'base.py'
+    assert trials.left_out('quickstart/efficientnet-b0_digits.py') == ''
+    base.write_text(
+        "_base_ = 'mmeffnet::quickstart/efficientnet-b0_digits.py'\nload_from = 'w.pth'\n"
+        "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='w.pth'),\n"
+        '                           frozen_stages=5, norm_eval=True))\n')
+    cfg = trials.trial_config(str(base), TINY.arch, 32, 2, 0)
+    assert cfg.load_from is cfg.model.backbone.init_cfg is None
+    assert (cfg.model.backbone.frozen_stages, cfg.model.backbone.norm_eval) == (0, False)
+    # Each command says so once.
+    said = (f'not taken from {base}: load_from, model.backbone.init_cfg, '
+            'model.backbone.frozen_stages, model.backbone.norm_eval; trials begin with random')
+    with pytest.raises(SystemExit):  # the budget leaves no run to draw
+        curves_cli.main(['--config', str(base), '--out', str(tmp_path), '--budget', '-1'])
+    assert capsys.readouterr().out.count(said) == 1
+    search_cli.main(['--config', str(base), '--study', str(tmp_path), '--budget', '0'])
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys):
     folder = Path(__file__).parents[2] / 'docs'
     curves_cli.main(['--draw', str(folder / 'scaling-curves.csv'), '--out', str(tmp_path)])
@@ -247,10 +313,30 @@ def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys
     (curves_cli.main, ['--epochs', '0'], '--epochs 0 must be at least 1'),
     (curves_cli.main, ['--draw', 'none.csv'], "--draw 'none.csv' does not exist"),
     (search_cli.main, ['--step', '3'], '--step 3.0 must be above 0 and at most 1'),
-    (search_cli.main, ['--workers', '0'], '--workers 0 must be at least 1')])
+    (search_cli.main, ['--workers', '0'], '--workers 0 must be at least 1'),
+    (search_cli.main, ['--study', 'file'], "--study 'file' cannot be a folder ("),
+    (search_cli.main, ['--study', 'none', '--config', 'typo.py'],
+     "config 'typo.py' does not exist"),
+    (search_cli.main, ['--study', 'none', '--base-width', '0'],
+     '--base-width 0.0 and --base-depth 0.5: width=0.0 must be a number above 0'),
+    (search_cli.main, ['--study', 'none', '--epochs', '1'],
+     "config 'quickstart/efficientnet-b0_digits.py': its CosineAnnealingLR begins after 1 epochs: "
+     '--epochs 1 must be above that'),
+    (search_cli.main, ['--study', 'none', '--config', 'iters.py'],
+     "config 'iters.py': trials need a list of param_scheduler and train_cfg.max_epochs"),
+    (curves_cli.main, ['--config', 'iters.py'],
+     "config 'iters.py': trials need a list of param_scheduler and train_cfg.max_epochs"),
+    (curves_cli.main, ['--times', '64', '--budget', '-1'],
+     '--times 64: depth reaches 34.5 times the cost of'),
+    (curves_cli.main, ['--out', 'file', '--draw', 'file'], '--out file: nothing can be written')])
 def test_wrong_arguments_are_said_in_one_line(main, argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path('file').touch()
+    Path('iters.py').write_text(
+        "_base_ = 'mmeffnet::quickstart/efficientnet-b0_digits.py'\n"
+        'train_cfg = dict(_delete_=True, by_epoch=False, max_iters=100, val_interval=50)\n')
     with pytest.raises(SystemExit) as exit_:
         main(argv)
     assert exit_.value.code == 2
     assert f'error: {message}' in capsys.readouterr().err
+    assert not Path('none').exists()  # no study keeps the slip

@@ -151,6 +151,7 @@ def test_an_inference_step_is_the_logits_in_the_precision_asked_for():
     assert '_to_copy' not in cast.traffic().read
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ('g++', 'clang++'))),
                     reason='torch.compile needs a C++ compiler')
 def test_the_compiler_says_what_its_kernels_move(monkeypatch):
