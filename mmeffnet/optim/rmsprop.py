@@ -5,12 +5,14 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from mmeffnet.optim.gathered import Gathered
+from mmeffnet.optim.gathered import PART, Gathered, in_order
 from mmeffnet.registry import OPTIMIZERS
 
 # Elements from which on a parameter is updated by itself on a CPU: calls cost little beside it, and
 # PyTorch shares it out among cores.
 LARGE = 2 ** 15
+# Elements from which on it is updated part by part: no cache holds all that belongs to it.
+HUGE = 2 ** 19
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 # What each parameter has in the optimizer's state.
 SQUARE, STEP = 'square_avg', 'momentum_buffer'
@@ -76,53 +78,71 @@ class RMSpropTF(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for number, group in enumerate(self.param_groups):
-            rule = {key: group[key] for key in RULE}
-            for kind, params in self._by_kind(group).items():
-                self._update((number, *kind), params, group['foreach'], rule)
+        alike = self._alike()
+        before, self._gathered = self._gathered, {}
+        for (device, together, rule, _), params in alike.items():
+            rule = dict(zip(RULE, rule, strict=True))
+            if together is None:
+                together = {*map(type, params)} <= PLAIN
+            if not together:
+                _update_each(*self._tensors(params), **rule)
+            elif device.type != 'cpu':
+                _update_together(*self._tensors(params), **rule)
+            else:
+                small = [param for param in params if param.numel() < LARGE]
+                if small:
+                    self._update_small(small, before, rule)
+                self._update_large([param for param in params if param.numel() >= LARGE], rule)
+        for gathered in before.values():
+            gathered.leave((), self.state)
         return loss
 
-    @staticmethod
-    def _by_kind(group):
-        """Parameters with a gradient, by device and types, as foreach operations need them."""
+    def _alike(self):
+        """Parameters with a gradient, by what foreach operations need and the rule they follow.
+
+        Of all groups: MMEngine's ``paramwise_cfg`` makes one of each parameter.
+        """
         kinds = defaultdict(list)
-        for param in group['params']:
-            grad = param.grad
-            if grad is None:
-                continue
-            if grad.is_sparse:
-                raise RuntimeError('RMSpropTF takes dense gradients only')
-            kinds[param.device, param.dtype, grad.dtype].append(param)
+        for group in self.param_groups:
+            rule = tuple(group[key] for key in RULE)
+            for param in group['params']:
+                grad = param.grad
+                if grad is None:
+                    continue
+                if grad.is_sparse:
+                    raise RuntimeError('RMSpropTF takes dense gradients only')
+                types = param.dtype, grad.dtype
+                kinds[param.device, group['foreach'], rule, types].append(param)
         return kinds
 
-    def _update(self, kind, params, together, rule):
-        if together is None:
-            together = {*map(type, params)} <= PLAIN
-        if not together:
-            _update_each(*self._tensors(params), **rule)
-        elif not params[0].is_cpu:
-            _update_together(*self._tensors(params), **rule)
-        else:
-            small, large = [], []
-            for param in params:
-                (small if param.numel() < LARGE else large).append(param)
-            self._update_small(kind, small, rule)
-            _update_each(*self._tensors(large), **rule)
-
-    def _update_small(self, kind, params, rule):
-        """Of one kind, on a CPU: as one, if their state can be gathered."""
+    def _update_small(self, params, before, rule):
+        """Alike, on a CPU: as one, if their state can be gathered. before: of the last step."""
         tensors = self._tensors(params)
-        gathered = self._gathered.get(kind)
+        gathered = before.pop(params[0], None)
         if gathered is not None and not gathered.holds(params, *tensors[2:]):
             gathered.leave(params, self.state)
             gathered = None
         if gathered is None and Gathered.possible(params, *tensors[1:]):
             gathered = Gathered(params, [self.state[param] for param in params], (SQUARE, STEP))
-        self._gathered[kind] = gathered
         if gathered is None:
             _update_together(*tensors, **rule)
         else:
+            self._gathered[params[0]] = gathered
             _update_gathered(gathered, *tensors[:2], **rule)
+
+    def _update_large(self, params, rule):
+        """Each by itself, on a CPU: the largest part by part, where tensors lie alike in memory."""
+        parts, others = [], []
+        for tensors in zip(*self._tensors(params), strict=True):
+            rows = in_order(tensors) if tensors[0].numel() >= HUGE else None
+            if rows is None:
+                others.append(tensors)
+            else:
+                parts += zip(*(row.split(PART) for row in rows), strict=True)
+        if parts:
+            _update_parts(parts, parts[0][0].new_empty((2, PART)), **rule)
+        if others:
+            _update_each(*zip(*others, strict=True), **rule)
 
     def _tensors(self, params):
         squares, steps = [], []
@@ -165,7 +185,19 @@ def _update_each(params, grads, squares, steps, *, lr, weight_decay, decoupled_w
             param.mul_(1 - lr * weight_decay)
         elif weight_decay:
             grad = grad.add(param, alpha=weight_decay)
-        _advance(grad, square, step, lr=lr, **rule)
+        _advance(grad, square, step, None, lr=lr, **rule)
+        param.sub_(step)
+
+
+def _update_parts(parts, scratch, *, lr, weight_decay, decoupled_weight_decay, **rule) -> None:
+    """scratch: two rows for what is between: new memory for each takes longer than to compute."""
+    for param, grad, square, step in parts:
+        decayed, root = scratch[:, :len(param)]
+        if weight_decay and decoupled_weight_decay:
+            param.mul_(1 - lr * weight_decay)
+        elif weight_decay:
+            grad = torch.add(grad, param, alpha=weight_decay, out=decayed)
+        _advance(grad, square, step, root, lr=lr, **rule)
         param.sub_(step)
 
 
@@ -176,15 +208,17 @@ def _update_gathered(gathered, params, grads, *, lr, weight_decay, decoupled_wei
         torch._foreach_mul_(params, 1 - lr * weight_decay)
     elif weight_decay:
         torch._foreach_add_(gathered.grads, params, alpha=weight_decay)
+    scratch = torch.empty_like(gathered.parts[0][0])
     for part in gathered.parts:
-        _advance(*part, lr=lr, **rule)
+        _advance(*part, scratch[:len(part[0])], lr=lr, **rule)
     torch._foreach_sub_(params, gathered.states[STEP])
 
 
-def _advance(grad, square, step, *, lr, alpha, eps, momentum) -> None:
-    """The step to subtract, of a gradient that has the decay in it."""
+def _advance(grad, square, step, root, *, lr, alpha, eps, momentum) -> None:
+    """The step to subtract, of a gradient that has the decay in it. root: memory, or None."""
     square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
-    step.mul_(momentum).addcdiv_(grad, square.add(eps).sqrt_(), value=lr)
+    root = torch.add(square, eps, out=root).sqrt_()
+    step.mul_(momentum).addcdiv_(grad, root, value=lr)
 
 
 def _update_together(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,

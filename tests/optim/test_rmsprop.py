@@ -4,10 +4,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import OPTIMIZERS
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, OPTIMIZERS
 
 from mmeffnet.optim import RMSpropTF
-from mmeffnet.optim.rmsprop import LARGE
+from mmeffnet.optim.rmsprop import HUGE, LARGE
+from mmeffnet.plugin import MIM
 
 
 def run(gradients, **options):
@@ -164,6 +167,66 @@ def test_every_tensor_is_updated_once_whatever_its_size():
         assert torch.equal(one, other)
         for name in ('square_avg', 'momentum_buffer'):
             assert torch.equal(pairs[0][1].state[one][name], pairs[1][1].state[other][name])
+
+
+def test_a_group_for_each_parameter_steps_as_one_for_all(tmp_path):
+    """As MMEngine's paramwise_cfg makes them, some without decay."""
+    plain, ours = some_params(), some_params()
+    optimizers = [RMSpropTF([dict(params=[param], weight_decay=0.1 * (number % 2))
+                             for number, param in enumerate(params)], foreach=foreach)
+                  for params, foreach in ((plain, False), (ours, None))]
+    for step in range(6):
+        for params, optimizer in zip((plain, ours), optimizers, strict=True):
+            for number, group in enumerate(optimizer.param_groups):
+                group['lr'] = 0.01 * (1 + (step >= 3 and number < 3))  # rates part
+            give(params, step)
+            optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(plain, ours, strict=True))
+    shared = [optimizers[1].state[param]['square_avg'].untyped_storage().data_ptr()
+              for param in ours]
+    assert shared[3] == shared[7] != shared[1]  # one rule and rate, and another rate
+    for params in (plain, ours):  # the last steps leave most out
+        give(params, 6, {0, 4})
+    for optimizer in optimizers:
+        optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(plain, ours, strict=True))
+    torch.save(optimizers[1].state_dict(), tmp_path / 'state.pth')
+    numbers = sum(param.numel() for param in ours)
+    assert (tmp_path / 'state.pth').stat().st_size < 2 * 4 * numbers + 20_000  # each state once
+
+
+def test_the_papers_recipe_takes_a_step():
+    cfg = Config.fromfile(MIM / 'configs/quickstart/efficientnet-b0_digits-paper.py')
+    with MODELS.switch_scope_and_registry(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert type(optimizer) is RMSpropTF
+    assert len(optimizer.param_groups) == len(list(model.parameters()))
+    before = [param.clone() for param in model.parameters()]
+    give(list(model.parameters()), 0)
+    optimizer.step()
+    assert not any(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize('decay', [{}, dict(weight_decay=0.1),
+                                   dict(weight_decay=0.1, decoupled_weight_decay=True)])
+def test_the_largest_are_updated_part_by_part_wherever_their_numbers_lie(decay):
+    def some():
+        torch.manual_seed(0)
+        params = [torch.randn(HUGE + 5), torch.randn(2, HUGE // 2), torch.randn(64, 64, 12, 12)]
+        params.append(params[-1].to(memory_format=torch.channels_last))
+        params.append(torch.randn(1024, 513).t())  # in neither order
+        return [torch.nn.Parameter(param) for param in params]
+    plain, ours = some(), some()
+    for params, foreach in ((plain, False), (ours, None)):
+        optimizer = RMSpropTF(params, foreach=foreach, **decay)
+        for step in range(3):
+            give(params, step)
+            params[2].grad = params[2].grad.to(memory_format=torch.channels_last)  # another order
+            if step:
+                params[3].grad = params[3].grad.to(memory_format=torch.channels_last)
+            optimizer.step()
+    assert all(torch.equal(one, other) for one, other in zip(plain, ours, strict=True))
 
 
 def test_the_state_of_small_parameters_lies_together_and_saves_as_any(tmp_path):
