@@ -7,11 +7,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from itertools import chain, count
 from typing import Any
 
 BLOCKS = ('mbconv', 'fused')
 PADDINGS = ('same', 'symmetric')
-UNNAMED = 'stage'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class Block:
 class Stage:
     """One row of the architecture table: ``repeats`` blocks of one width.
 
-    name: for messages and configs; an architecture names a stage that has none by its place.
+    name: for messages and configs; an architecture names a stage that has none, by its place where
+        no other stage has that name.
     block: 'mbconv' (expand, depthwise, project) or 'fused' (full convolution, project).
     kernel: odd, in pixels. stride: of the first block, 1 or 2.
     expand: hidden channels per input channel, >= 1. channels: output channels.
@@ -48,7 +49,7 @@ class Stage:
 
     Raises ValueError naming the stage, the field, the value and the rule.
     """
-    name: str = UNNAMED
+    name: str | None = None
     block: str
     kernel: int
     stride: int
@@ -221,18 +222,22 @@ def _named_stages(stages) -> tuple[Stage, ...]:
         rows = [(f'stage{i}', row) for i, row in enumerate(stages, start=1)]
     else:
         raise ValueError(f'arch: stages={stages!r} must be a dict or a list of stages')
-    finished = tuple(_stage(name, row) for name, row in rows)
-    names = [stage.name for stage in finished]
+    finished = [row if isinstance(row, Stage) else _stage(name, row) for name, row in rows]
+    names = [stage.name for stage in finished if stage.name is not None]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f'arch: {names.count(name)} stages have name={name!r}, which must be '
-                             'one stage alone; give each a name of its own')
-    return finished
+                             'one stage alone; give each a name of its own, as '
+                             'dataclasses.replace(stage, name=...) does')
+    for index, (place, _) in enumerate(rows):
+        if finished[index].name is None:
+            wanted = chain([place], (f'stage{i}' for i in count(index + 1)))
+            names.append(next(name for name in wanted if name not in names))
+            finished[index] = replace(finished[index], name=names[-1])
+    return tuple(finished)
 
 
 def _stage(name: str, row) -> Stage:
-    if isinstance(row, Stage):
-        return replace(row, name=name) if row.name == UNNAMED else row
     if not isinstance(row, Mapping):
         raise ValueError(f'{name}: {row!r} must be a dict of named fields, such as '
                          f"dict(block='mbconv', kernel=3, ...)")
@@ -264,10 +269,10 @@ def _is_count(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check_count(owner: str, field: str, value) -> None:
+def _check_count(owner: str | None, field: str, value) -> None:
     _check(owner, field, value, _is_count(value), 'a whole number above 0')
 
 
-def _check(owner: str, field: str, value, holds, rule: str) -> None:
+def _check(owner: str | None, field: str, value, holds, rule: str) -> None:
     if not holds:
-        raise ValueError(f'{owner}: {field}={value!r} must be {rule}')
+        raise ValueError(f'{owner or "stage"}: {field}={value!r} must be {rule}')

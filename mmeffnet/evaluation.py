@@ -20,13 +20,12 @@ class Accuracy(MMPretrainAccuracy):
         return super().compute_metrics(results)
 
     def names(self) -> list[str]:
-        """The names of all that it will give, by the classes of the data set.
-
-        A class that inherits it and gives more has to name that too: other names are refused for
-        the choice of the best checkpoint.
-        """
-        classes = len((self.dataset_meta or {}).get('classes') or ())
-        topk = [k for k in self.topk if k <= classes] or [classes] if classes else self.topk
+        """The names of all that it will give; none where the data set has no names of classes."""
+        names = (self.dataset_meta or {}).get('classes')
+        classes = 0 if names is None else len(names)
+        if not classes:
+            return []
+        topk = [k for k in self.topk if k <= classes] or [classes]
         limits = [''] if len(self.thrs) == 1 else [
             '_no-thr' if limit is None else f'_thr-{limit:.2f}' for limit in self.thrs]
         return [f'{self.prefix}/top{k}{limit}' for k in topk for limit in limits]

@@ -118,11 +118,18 @@ def test_finished_stages_without_names_are_named_by_their_position_and_no_other(
     described = arch(stages=(stage(), stage(name='wide', channels=40), stage()))
     assert [row.name for row in described.stages] == ['stage1', 'wide', 'stage3']
     assert Arch.from_dict(described.to_dict()) == described
+    # One more in between, and stages that are called what others have for none.
+    grown = dataclasses.replace(described, stages=(stage(channels=32), *described.stages, stage()))
+    assert [row.name for row in grown.stages] == [
+        'stage2', 'stage1', 'wide', 'stage3', 'stage5']
+    odd = arch(stages={'stage': ROW, 'stage1': ROW})
+    assert dataclasses.replace(odd, stem=odd.stem) == odd
 
 
 @pytest.mark.parametrize('second', [stage(name='x'), {**ROW, 'name': 'x'}])
 def test_a_name_is_that_of_one_stage(second):
-    with pytest.raises(ValueError, match="^arch: 2 stages have name='x', .* a name of its own$"):
+    with pytest.raises(ValueError, match="^arch: 2 stages have name='x', .* a name of its own, as "
+                       'dataclasses.replace'):
         arch(stages=[stage(name='x'), ROW, second])
 
 

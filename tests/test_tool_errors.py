@@ -77,6 +77,11 @@ def test_an_optimizer_that_is_not_installed_is_named(kind, hint):
     assert explain(error.value, cfg) == (
         f'optim_wrapper.optimizer.type={kind!r} is no optimizer that is installed (some come in '
         f'packages of their own, as Lion in lion-pytorch){hint}')
+    several = Config(dict(optim_wrapper=dict(good=dict(optimizer=dict(type='SGD')),
+                                             bad=cfg.optim_wrapper)))
+    assert explain(error.value, several).startswith(
+        f'optim_wrapper.bad.optimizer.type={kind!r} is no optimizer')
+    assert explain(error.value, Config()) == 'TypeError: None is not a callable object'
 
 
 def test_shipped_configs_of_other_projects_have_no_misspelt_keys():

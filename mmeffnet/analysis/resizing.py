@@ -20,10 +20,10 @@ def resized(cfg, base: str, resolution: int) -> dict[str, list]:
     """By their place in the config ``base``: pipelines, and lists that hold some.
 
     All sizes grow as the last one of the validation has to for images of ``resolution`` pixels.
-    Raises InputError where training, validation or a test sets no size.
+    Raises InputError where training or validation sets no size; a test may do without.
     """
-    needed = TRAIN, VAL, *([TEST] if cfg.get('test_dataloader') else [])
-    places = {place: _at(cfg, place) for place in (*needed, *BESIDE)}
+    needed = TRAIN, VAL
+    places = {place: _at(cfg, place) for place in (*needed, TEST, *BESIDE)}
     sizes = {place: list(_sizes(node)) for place, node in places.items()}
     for place in needed:
         if not sizes[place]:

@@ -134,6 +134,9 @@ def _notes(recipe: Recipe, cfg, dropped) -> Iterator[str]:
     if recipe.classes not in (None, cfg.model.head.num_classes):
         yield (f'{recipe.base} is for {cfg.model.head.num_classes} classes: name data sets of '
                f'{recipe.classes} in the config before training')
+    if cfg.get('test_dataloader') and TEST not in resized(cfg, recipe.base, recipe.resolution):
+        yield (f'the test set of {recipe.base} is inherited as it is: no transform of {TEST} sets '
+               'a size')
 
 
 def _model(recipe: Recipe, cfg, dropped) -> list[str]:
@@ -177,7 +180,7 @@ def _data(recipe: Recipe, cfg) -> list[str]:
         f'train_dataloader = dict(batch_size={_batch(recipe, cfg)}, '
         'dataset=dict(pipeline=train_pipeline))',
         'val_dataloader = dict(dataset=dict(pipeline=test_pipeline))']
-    if test:  # a base may have no test set
+    if test:  # a base may have no test set, or one of another form, which is inherited as it is
         lines.append('test_dataloader = val_dataloader' if test == val else
                      f'test_dataloader = dict(dataset=dict(pipeline={test}))')
     return [*lines, *(f'{place} = {found}' for place, found in rows.items())]

@@ -63,13 +63,16 @@ def run(args: argparse.Namespace, argv) -> None:
     study = search.open_study(args.study, space, list(dict.fromkeys(args.seeds)),
                               config=args.config, epochs=args.epochs,
                               base=dataclasses.asdict(base))
-    if args.workers > 1:
-        _processes(args.workers, list(argv))
-    else:
-        search.search(study, base, args.config, args.epochs, args.study, args.budget)
+    try:
+        if args.workers > 1:
+            _processes(args.workers, list(argv))
+        else:
+            search.search(study, base, args.config, args.epochs, args.study, args.budget)
+    finally:  # a candidate that fails each time must not hide the others
+        if 'MMEFFNET_WORKER' not in os.environ:
+            print(search.table(study, base), flush=True)
     if 'MMEFFNET_WORKER' in os.environ:
         return
-    print(search.table(study, base))
     if args.write_family is not None:
         for path in write_family(args, search.results(study)[0]):
             print(f'written: {path}')

@@ -166,6 +166,9 @@ def _samples(source: Source, num_classes, endings, problems) -> Iterator[Sample]
     if listed:
         yield from _listed(listed, split, folder, num_classes, problems)
         return
+    if not folder.is_dir():
+        problems.append(Problem('missing', str(folder), 'the config names it, and it is no folder'))
+        return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith('.'):
             problems.append(_hidden(entry, 'would be counted as a class and shift the labels of '
@@ -219,8 +222,8 @@ def _listed(path: Path, split: str, folder: Path, num_classes, problems) -> Iter
     """The samples of a list; a line is a file and a label, from 0."""
     try:
         text = path.read_text(encoding='utf-8')
-    except FileNotFoundError:
-        problems.append(Problem('list', str(path), 'the config names it, and it does not exist'))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        problems.append(Problem('list', str(path), 'the config names it, and it is no file'))
         return
     except UnicodeDecodeError as error:
         raise InputError(f'list {str(path)!r} is not UTF-8 at byte {error.start}: save it in '

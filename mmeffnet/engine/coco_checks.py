@@ -157,14 +157,21 @@ def _content(ann_file, loader: str) -> dict:
         raise InputError(f"{loader}: {where} has no 'categories': it is no annotation file as COCO "
                          'has them')
     for part, keys in NEEDED.items():
-        for i, item in enumerate(content.get(part, ())):
-            # A segment of panoptic data is in the picture that the annotation around it names.
-            for entry in item.get('segments_info', (item, )):
-                missing = [key for key in keys if key not in entry and key not in item]
-                if missing:
-                    raise InputError(f'{loader}: {where}: {part}[{i}] has no {missing[0]!r}, which '
-                                     'pycocotools needs: add it or take the entry out')
+        for i, item in enumerate(content.get(part) or ()):
+            missing = [key for key in keys
+                       if any(key not in entry for entry in _holders(item, key))]
+            if missing:
+                raise InputError(f'{loader}: {where}: {part}[{i}] has no {missing[0]!r}, which '
+                                 'pycocotools needs: add it or take the entry out')
     return content
+
+
+def _holders(item, key: str) -> Sequence[dict]:
+    """What must have a key: an entry, or each segment of panoptic data within one, whose picture
+    the entry names."""
+    segments = item.get('segments_info') if isinstance(item, dict) else None
+    entries = [item] if key == 'image_id' or segments is None else segments
+    return [entry if isinstance(entry, dict) else {} for entry in entries]
 
 
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:

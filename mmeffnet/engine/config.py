@@ -95,13 +95,22 @@ def explain(error: Exception, cfg: Config) -> str:
     """The message of an error met while building, with the place in the config."""
     text = one_line(error)
     if text == 'TypeError: None is not a callable object':  # an optimizer unknown to MMEngine
-        kind = cfg.optim_wrapper.get('optimizer', {}).get('type')
-        return (f'optim_wrapper.optimizer.type={kind!r} is no optimizer that is installed (some '
-                'come in packages of their own, as Lion in lion-pytorch)'
-                f'{nearest(kind, OPTIMIZERS.module_dict)}')
+        for field, kind in _optimizers(cfg.get('optim_wrapper'), 'optim_wrapper'):
+            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+                return (f'{field}.type={kind!r} is no optimizer that is installed (some come in '
+                        'packages of their own, as Lion in lion-pytorch)'
+                        f'{nearest(kind, OPTIMIZERS.module_dict)}')
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
     places = list(_places(unexpected[1], cfg.to_dict())) if unexpected else ()
     return f'{text} (in the config: {", ".join(places)})' if places else text
+
+
+def _optimizers(part, field: str) -> Iterator[tuple[str, object]]:
+    """Field and type of each optimizer in a wrapper, or in several by name."""
+    for key, value in (part.items() if isinstance(part, dict) else ()):
+        if key == 'optimizer' and isinstance(value, dict):
+            yield f'{field}.optimizer', value.get('type')
+        yield from _optimizers(value, f'{field}.{key}')
 
 
 def _places(key: str, node, path: str = '') -> Iterator[str]:

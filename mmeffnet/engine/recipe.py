@@ -16,7 +16,6 @@ PARTS = ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'train_dataloader'
 # What an optimizer is made from, in an ``optim_wrapper`` or each of several by name.
 OPTIMIZER = ('optimizer', 'paramwise_cfg', 'constructor')
 ENDS = re.compile(r'param_scheduler\.(.*\.)?end')  # compared in the schedulers themselves
-MEANT = dict(eta_min=0.)  # where MMEngine's classes write None
 # What becomes of a setting that is another than it was; the first pattern that fits.
 OUTCOMES = (
     (r'train_dataloader\.images_per_step', '{wanted} images make a step (processes x batch_size x '
@@ -139,22 +138,34 @@ def differences(kept, wanted, field: str = '') -> Iterator[tuple]:
         both = list(zip(kept, wanted))
         kept, wanted = ({number: pair[side] for number, pair in enumerate(both)} for side in (0, 1))
     if isinstance(kept, dict) and isinstance(wanted, dict):
-        left_out = _defaults(kept.get('type')) if kept.get('type') == wanted.get('type') else {}
+        if kept.get('type') == wanted.get('type'):
+            kept, wanted = _completed(kept, wanted)
         for key in {**kept, **wanted}:
-            values = (side.get(key, left_out.get(key)) for side in (kept, wanted))
-            yield from differences(*values, f'{field}.{key}'.lstrip('.'))
-    elif kept != wanted:
+            yield from differences(kept.get(key), wanted.get(key), f'{field}.{key}'.lstrip('.'))
+    elif _tuples(kept) != _tuples(wanted):
         yield field, kept, wanted
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _completed(*given: dict) -> list[dict]:
+    """Settings of one class with what it takes for those that are left out."""
+    sides = [{**_defaults(given[0].get('type')), **side} for side in given]
+    if not any(side.get('eta_min_ratio') for side in sides):
+        for side in sides:  # MMEngine's cosine writes None and means 0
+            side.update({'eta_min': 0.} if side.get('eta_min', 0.) is None else {})
+    return sides
 
 
 def _defaults(name) -> dict:
     """What the class of an optimizer or a schedule takes for arguments that are left out."""
     kind = (OPTIMIZERS.get(name) or PARAM_SCHEDULERS.get(name)) if isinstance(name, str) else None
     bases = reversed(kind.__mro__) if isinstance(kind, type) else ()
-    found = {argument.name: argument.default for base in bases if '__init__' in vars(base)
-             for argument in inspect.signature(base.__init__).parameters.values()
-             if argument.default is not argument.empty}
-    return found | {name: value for name, value in MEANT.items() if found.get(name, value) is None}
+    return {argument.name: argument.default for base in bases if '__init__' in vars(base)
+            for argument in inspect.signature(base.__init__).parameters.values()
+            if isinstance(argument.default, (int, float, str, tuple, type(None)))}
 
 
 def _ends(runner) -> dict[str, str]:

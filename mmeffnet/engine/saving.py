@@ -145,9 +145,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         try:
             super()._save_checkpoint_with_step(runner, step, meta)
         except OSError as error:
-            if self.backend_args != dict(backend=WHOLE_FILES):
+            # Of this file, which MMEngine empties before it writes it; hooks may fail otherwise.
+            emptied = name.is_file() and not name.stat().st_size
+            if not emptied and error.filename != str(name):
                 raise
-            # Of this file, which MMEngine empties before it writes it.
             name.unlink(missing_ok=True)
             if before:
                 with suppress(OSError), whole(name) as part:

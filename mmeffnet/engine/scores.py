@@ -1,26 +1,28 @@
 """Scores that the best checkpoint is chosen by: names that a validation has none of are refused."""
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from mmeffnet.errors import InputError, RunError
+from mmeffnet.evaluation import Accuracy
 
 
 def check_wanted(keys: Iterable[str], metrics: Iterable) -> None:
     """Refuse a score that metrics will not give, where they can tell: before anything is trained.
 
-    metrics: those of the validation. What one has to tell are its ``names``, as
-    :class:`mmeffnet.evaluation.Accuracy` does; of a score of another metric nothing is known.
+    metrics: those of the validation. What they give is known where all of a score's prefix are our
+    :class:`mmeffnet.evaluation.Accuracy` and the data set has names of classes: classes that
+    inherit it, other metrics and the loops themselves may give more.
     """
     metrics = list(metrics)
     for key in keys:
-        prefix = key.rpartition('/')[0]
-        alike = [m for m in metrics if getattr(m, 'prefix', None) == prefix] or metrics
-        if key != 'auto' and alike and all(hasattr(metric, 'names') for metric in alike):
-            given = [name for metric in alike for name in metric.names()]
-            if key not in given:
-                kinds = {len((metric.dataset_meta or {}).get('classes') or ()) for metric in alike}
-                classes = f' for {max(kinds)} classes' if any(kinds) else ''
-                raise InputError(f'checkpoint.save_best={key!r}: val_evaluator with its topk gives '
-                                 f'{", ".join(given)}{classes}; name one of these, or change topk')
+        prefix, slash, _ = key.rpartition('/')
+        alike = [m for m in metrics if slash and getattr(m, 'prefix', None) == prefix]
+        given = [metric.names() if type(metric) is Accuracy else [] for metric in alike]
+        if alike and all(given) and key not in chain(*given):
+            classes = len(alike[0].dataset_meta['classes'])
+            raise InputError(f'checkpoint.save_best={key!r}: val_evaluator with its topk gives '
+                             f'{", ".join(chain(*given))} for {classes} classes; name one of '
+                             'these, or change topk')
 
 
 def check_given(keys: Iterable[str], scores: Mapping) -> None:

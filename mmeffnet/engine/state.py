@@ -99,7 +99,8 @@ class ExactResumeHook(Hook):
         if hasattr(sampler, 'seed') and seed is not None:
             sampler.seed = seed
         for hook in runner.hooks:
-            if isinstance(hook, EarlyStoppingHook):
+            # A class that inherits it may judge otherwise.
+            if getattr(type(hook), 'after_val_epoch', None) is EarlyStoppingHook.after_val_epoch:
                 recall_validations(runner, hook)
 
     def before_train_epoch(self, runner) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -60,18 +60,41 @@ def _parsed(text: str | bytes | None):
 def gives_rgb(cfg) -> bool:
     """Whether the data of the test are RGB where the pipeline ends, and not BGR.
 
-    Raises InputError where they are normalised there, in an order of its own.
+    Raises InputError where they are normalised there, in an order of its own, and where data sets
+    of different orders are joined.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    rgb = bare(dataset.get('type')) in RGB_DATASETS
+    found = {*map(_is_rgb, _innermost((cfg.get('test_dataloader') or {}).get('dataset') or {}))}
+    if len(found) > 1:
+        raise InputError('test_dataloader.dataset: some of its data sets give RGB and others BGR: '
+                         'give them one order')
+    return True in found
+
+
+def _innermost(dataset) -> Iterator[Mapping]:
+    """The data sets with files within those that wrap or join others."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for part in inner or ():
+        yield from _innermost(part)
+    if not inner:
+        yield dataset
+
+
+def _name(part) -> str | None:
+    """The name of a class, which a config may have instead of it."""
+    kind = part.get('type') if isinstance(part, Mapping) else None
+    return kind.__name__ if isinstance(kind, type) else bare(kind)
+
+
+def _is_rgb(dataset: Mapping) -> bool:
+    rgb = _name(dataset) in RGB_DATASETS
     for step in dataset.get('pipeline') or ():
-        name = bare(step.get('type'))
+        name = _name(step)
         if name == 'Normalize':
             raise InputError('test_dataloader.dataset.pipeline: Normalize is in no exported file: '
                              'give its mean, std and to_rgb to data_preprocessor')
         if name == 'LoadImageFromFile':
             rgb = step.get('imdecode_backend') == 'tifffile'
-        elif step.get(TURNS.get(name)):
+        elif name in TURNS and step.get(TURNS[name]):
             rgb = not rgb
     return rgb
 

@@ -1,4 +1,6 @@
 """Averaged weights with TensorFlow's decay."""
+from numbers import Integral
+
 import torch
 from mmengine.model import BaseAveragedModel
 from torch import nn
@@ -36,7 +38,7 @@ class RampedAverage(BaseAveragedModel):
         if decay < 0.5:
             raise ValueError(f"decay={decay!r} keeps less than half of the average: if this is "
                              f"MMEngine's momentum, write decay={1 - decay:g}")
-        if not isinstance(interval, int) or interval < 1:
+        if not isinstance(interval, Integral) or interval < 1:
             raise ValueError(f'interval={interval!r} must be a whole number above 0')
         super().__init__(model, interval, device, update_buffers)
         self.decay, self.ramp = decay, ramp
@@ -66,7 +68,8 @@ class RampedAverage(BaseAveragedModel):
             (copied if start or not pair[0].is_floating_point() else floats).append(pair)
         if floats and not start and calls % self.interval == 0:
             # A state dict holds a view for each name; those without memory here have no address.
-            floats = {own.data_ptr() or id(own): (own, other) for own, other in floats}.values()
+            floats = {(own.data_ptr() or id(own), own.shape, own.stride()): (own, other)
+                      for own, other in floats}.values()
             mine, _ = zip(*floats, strict=True)
             theirs = [w if w.device == m.device else w.to(m.device) for m, w in floats]
             torch._foreach_lerp_(mine, theirs, self.rate(calls // self.interval - 1))

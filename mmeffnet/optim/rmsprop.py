@@ -162,7 +162,9 @@ def _check_rule(number: int, group: dict) -> None:
     """ValueError for a saved parameter group of an optimizer that computes something else."""
     found = [f'{key!r} is missing' for key in RULE if key not in group]
     found += [f'{key}={group[key]!r}' for key, plain in VARIATIONS.items()
-              if group.get(key, plain) != plain]
+              if group.get(key, plain) != plain
+              # Without momentum the rate scales the same step before or after.
+              and (key != 'lr_in_momentum' or group.get('momentum'))]
     if found:
         raise ValueError(f'param_groups[{number}] was saved by an optimizer of another rule than '
                          f"RMSpropTF's ({', '.join(found)}): load the weights alone and start "

@@ -1,6 +1,7 @@
 """The staircase of the reference recipe, by iteration."""
 import math
 from fractions import Fraction
+from numbers import Real
 
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
@@ -83,7 +84,7 @@ def _check_epochs(step, warmup) -> None:
 
 
 def _is_finite(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 @PARAM_SCHEDULERS.register_module()

@@ -47,6 +47,7 @@ def read_keras(path) -> tuple[dict[str, torch.Tensor], Norm | None]:
     try:
         with h5py.File(path) as file:
             root = file.get('model_weights', file)
+            _refuse_own_class(root, path)
             layers = _numbered(root['layers'], path) if 'layers' in root else _named(root, path)
             config = file.attrs.get('model_config')
     # What h5py has for torn and overwritten files.
@@ -108,6 +109,16 @@ def _as_torch(layer: str, value: np.ndarray) -> torch.Tensor:
     elif value.ndim == 2:
         value = value.T
     return torch.from_numpy(np.ascontiguousarray(value))
+
+
+def _refuse_own_class(root, path) -> None:
+    """InputError for the file of a class that derives from keras.Model: what it has by attributes
+    lies beside ``layers``, or around them, and no order is told."""
+    own = [name for name, group in root.items() if name not in ('layers', 'optimizer', 'vars')
+           and hasattr(group, 'keys') and {'layers', 'vars'} & group.keys()]
+    if own:
+        raise InputError(f'{str(path)!r} is of a class that derives from keras.Model, with '
+                         f'{few(own)} as attributes: {ONE_NETWORK}')
 
 
 def _named(root, path) -> Layers:

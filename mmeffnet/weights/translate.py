@@ -157,6 +157,7 @@ def _only_network(state, source: str, prefix: str | None) -> tuple[Layout, str]:
         prefix = f'{prefix.rstrip(".")}.' if prefix else ''
         # Of a foreign layout the whole file is the backbone's: its keys have no such prefix.
         chosen = [(layout, p) for layout, p in found if p == prefix] or [
+            (layout, p) for layout, p in found if p == f'{prefix}{BACKBONE}'] or [
             (layout, p) for layout, p in found if layout is not OURS and len(found) == 1]
     else:
         chosen = found

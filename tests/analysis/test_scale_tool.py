@@ -365,6 +365,13 @@ def test_a_base_keeps_its_own_test(scale, tmp_path):
     base.write_text(INHERITS + 'test_dataloader = test_evaluator = test_cfg = None\n')
     scale(*SMALL, '--base', base, '--out', out)
     assert Config.fromfile(out).test_dataloader is None
+    # Pictures that have their size, and data sets in another.
+    for dataset in ("pipeline=[dict(type='LoadImageFromFile')]",
+                    "_delete_=True, type='ConcatDataset', datasets=[dict(type='mmeffnet.Digits')]"):
+        base.write_text(f'{INHERITS}test_dataloader = dict(dataset=dict({dataset}))\n')
+        said = scale(*SMALL, '--resolution', 32, '--base', base, '--out', out)
+        assert f'the test set of {base} is inherited as it is' in said
+        assert Config.fromfile(out).test_dataloader == Config.fromfile(base).test_dataloader
 
 
 def test_passes_that_a_base_accumulates_are_counted(scale, tmp_path):
@@ -458,7 +465,7 @@ def test_a_base_without_the_head_of_ours_is_refused(head, named, refused, tmp_pa
         *SMALL, '--base', tmp_path / 'base.py', '--out', tmp_path / 'c.py')
 
 
-@pytest.mark.parametrize('part', ['train', 'val', 'test'])
+@pytest.mark.parametrize('part', ['train', 'val'])
 def test_a_base_whose_sizes_are_not_known_is_refused(part, refused, tmp_path):
     (tmp_path / 'base.py').write_text(
         "_base_ = 'mmeffnet::efficientnet/efficientnet-b0_8xb256-paper_in1k.py'\n"

@@ -89,6 +89,24 @@ def test_what_was_interrupted_or_failed_is_tried_again_and_last(instant, tmp_pat
     assert set(tried[3:]) == set(failed)
 
 
+def test_a_candidate_that_always_fails_hides_no_other(instant, tmp_path, monkeypatch, capsys):
+    first = []
+
+    def train(cfg, *args, well=trials.train):
+        first.append(cfg)
+        if cfg == first[0]:
+            raise MemoryError('too wide')
+        return well(cfg, *args)
+    monkeypatch.setattr(trials, 'train', train)
+    monkeypatch.setattr(search_cli, '_rehearse', lambda *args: None)
+    for _ in range(2):
+        capsys.readouterr()
+        with pytest.raises(MemoryError):
+            search_cli.main(['--study', str(tmp_path), '--step', '0.2', '--seeds', '0'])
+    assert len(instant) > 3  # all others
+    assert 'Chosen: alpha' in capsys.readouterr().out
+
+
 def test_a_trial_of_a_killed_process_is_handed_out_again(instant, tmp_path, monkeypatch):
     monkeypatch.setattr(search, 'HEARTBEAT', 1)
     monkeypatch.setattr(search, 'GRACE', 1)

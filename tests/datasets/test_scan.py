@@ -250,6 +250,10 @@ def test_lists_in_the_root_are_read_where_a_config_names_them(data, capsys):
     assert 'train 11, val 2 pictures' in capsys.readouterr().out
     (data / 'val.txt').unlink()
     assert 'list: data/val.txt' in problems('--config', 'config.py')[1]
+    (data / 'val.txt').mkdir()
+    assert 'list: data/val.txt' in problems('--config', 'config.py')[1]
+    Path('config.py').write_text(LISTED.replace("'more'", "'gone'"))
+    assert 'missing: data/gone' in problems('--config', 'config.py')[1]
 
 
 def test_a_list_beside_class_folders_is_not_read(data):

@@ -173,14 +173,25 @@ def test_an_entry_that_lacks_what_every_entry_has_is_named(coco, place, key):
         check_categories(folder / 'boxes.json', ('square', 'circle'), 'train_dataloader')
 
 
-def test_a_segment_of_panoptic_data_that_lacks_its_category_is_named(tmp_path):
+@pytest.mark.parametrize('key', ['id', 'category_id'])
+def test_a_segment_of_panoptic_data_that_lacks_something_is_named(key, tmp_path):
     panoptic(tmp_path)
     path = tmp_path / 'segments.json'
     made = json.loads(path.read_text())
-    del made['annotations'][0]['segments_info'][1]['category_id']
+    made['annotations'].append(dict(image_id=0, segments_info=[]))  # of a picture without any
     path.write_text(json.dumps(made))
-    with pytest.raises(InputError, match=r"annotations\[0\] has no 'category_id'"):
+    check_categories(path, PANOPTIC['classes'], 'train_dataloader')
+    made['annotations'][0]['id'] = 7
+    del made['annotations'][0]['segments_info'][1][key]
+    path.write_text(json.dumps(made))
+    with pytest.raises(InputError, match=rf"annotations\[0\] has no '{key}'"):
         check_categories(path, PANOPTIC['classes'], 'train_dataloader')
+
+
+def test_entries_that_are_no_objects_are_named(coco):
+    folder = coco(lambda made: made.update(images=['0.png']))
+    with pytest.raises(InputError, match=r"images\[0\] has no 'id'"):
+        check_categories(folder / 'boxes.json', ('square', 'circle'), 'train_dataloader')
 
 
 def test_classes_may_be_listed_in_a_file(coco):

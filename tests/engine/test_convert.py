@@ -451,13 +451,14 @@ def test_the_file_may_be_read_by_whom_any_other_may(suffix, here):
     assert path.stat().st_mode == (here / 'any').stat().st_mode
 
 
-def test_one_of_several_networks_is_chosen_by_its_prefix(here, capsys):
+@pytest.mark.parametrize('prefix', ['teacher.backbone', 'teacher.'])
+def test_one_of_several_networks_is_chosen_by_its_prefix(prefix, here, capsys):
     one = torch.load(custom(), weights_only=True)['state_dict']
     torch.save({**{f'student.{key}': value + 1 for key, value in one.items()},
                 **{f'teacher.{key}': value for key, value in one.items()}}, 'both.pth')
     assert "prefixes 'student.backbone.', 'teacher.backbone.': choose one by prefix=, or by " \
         'tools/convert.py --prefix' in fails(capsys, 'both.pth', 'clean.pth')
-    path = convert('both.pth', 'clean.pth', '--prefix', 'teacher.backbone', '--check')
+    path = convert('both.pth', 'clean.pth', '--prefix', prefix, '--check')
     written = load_weights(path)
     assert written.classes == 3
     assert all(torch.equal(value, one[key]) for key, value in written.state.items())

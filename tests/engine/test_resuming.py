@@ -84,6 +84,23 @@ def test_a_run_is_stopped_where_the_undisturbed_one_is(patience, tmp_path):
     assert run('part', 6, str(last)) == last  # nothing more is trained
 
 
+class Late(EarlyStoppingHook):
+    """Judges nothing before the fourth validation."""
+
+    def after_val_epoch(self, runner, metrics):
+        if runner.epoch > 3:
+            super().after_val_epoch(runner, metrics)
+
+
+def test_a_hook_that_judges_otherwise_is_left_alone(tmp_path):
+    for epochs, load_from in ((3, False), (5, True)):
+        last = newest_checkpoint(tmp_path) if load_from else None
+        start(tmp_path, 'epochs', Late('score', 'greater', 9., patience=2), load_from=last and
+              str(last), param_scheduler=None,
+              train_cfg=dict(type='mmeffnet.EpochBasedTrainLoop', max_epochs=epochs))
+    assert validations(tmp_path) == [1, 2, 3, 4, 5]
+
+
 def noisy(data):
     return dict(inputs=torch.tensor(data['inputs']) + torch.rand(()) / 100)
 
@@ -173,6 +190,9 @@ def warned(monkeypatch):
       UNUSED.format('optim_wrapper.optimizer.weight_decay=0.0001', '0')]),
     (dict(optim_wrapper=dict(optimizer={**SGD, 'weight_decay': 0, 'nesterov': False})), []),
     (dict(param_scheduler={**COSINE, 'eta_min': 0.}), []),
+    (dict(param_scheduler={**COSINE, 'eta_min': None}), []),
+    (dict(param_scheduler={**COSINE, 'eta_min_ratio': 0.1}),
+     [UNUSED.format('param_scheduler.0.eta_min_ratio=0.1', 'no value')]),
     (dict(param_scheduler={**COSINE, 'eta_min': 0.01}),
      [UNUSED.format('param_scheduler.0.eta_min=0.01', '0.0')]),
     (dict(param_scheduler=[COSINE, COSINE]), ['param_scheduler=[{']),
@@ -240,6 +260,7 @@ def test_nothing_of_a_config_is_executed(tmp_path):
 
 
 def test_differences_name_the_place():
+    assert not [*differences(dict(betas=(0.9, 0.99)), dict(betas=[0.9, 0.99]))]
     assert list(differences(dict(a=[dict(b=1, c=2)], d=[1, 2]), dict(a=[dict(b=1)], d=[1]))) == [
         ('a.0.c', 2, None), ('d', [1, 2], [1])]
 

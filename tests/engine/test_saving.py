@@ -5,7 +5,7 @@ import pytest
 import torch
 from filelock import FileLock
 from line_runs import start
-from mmengine.hooks import checkpoint_hook
+from mmengine.hooks import Hook, checkpoint_hook
 from small_files import small_files
 
 from mmeffnet.engine import cli, saving
@@ -102,6 +102,14 @@ def test_the_name_of_the_last_checkpoint_stays_where_a_new_one_finds_no_room(
         start(tmp_path, load_from=str(tmp_path / before[0]) if before else None)
     assert [path.read_text() for path in tmp_path.glob('last_checkpoint')] == [
         str(tmp_path / name) for name in before]
+
+
+def test_what_a_hook_cannot_open_is_not_the_last_checkpoint(tmp_path):
+    class Opening(Hook):
+        def before_save_checkpoint(self, runner, checkpoint):
+            (tmp_path / 'not there').read_text()
+    with pytest.raises(FileNotFoundError, match='not there'):
+        start(tmp_path, accident=Opening())
 
 
 def test_an_error_while_a_file_is_written_leaves_the_old_one(tmp_path):

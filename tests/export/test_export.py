@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmpretrain.datasets import CIFAR100
 from peers import TINY, calibrated
 from PIL import Image
 
@@ -293,9 +294,20 @@ AS_IT_IS = dict(type='PILToNumpy')
     (dict(pipeline=pipeline()), False), (dict(pipeline=pipeline(TO_RGB, AS_IT_IS)), True),
     (dict(pipeline=pipeline(TO_RGB, TO_BGR)), False), (dict(type='CIFAR10'), True),
     (dict(type='CIFAR10', pipeline=pipeline()), False),
-    (dict(pipeline=pipeline(imdecode_backend='tifffile')), True), (None, False)])
+    (dict(pipeline=pipeline(imdecode_backend='tifffile')), True), (None, False),
+    (dict(type='KFoldDataset', dataset=dict(type='CIFAR10')), True), (dict(type=CIFAR100), True),
+    (dict(type='ConcatDataset', datasets=[dict(pipeline=pipeline()), dict()]), False)])
 def test_the_order_of_images_is_followed_through_the_pipeline(dataset, rgb):
     assert runtime.gives_rgb(dict(test_dataloader=dict(dataset=dataset))) is rgb
+
+
+@pytest.mark.parametrize(('one', 'words'), [
+    (dict(type='CIFAR10'), 'some of its data sets give RGB and others BGR'),
+    (dict(pipeline=[dict(type='Normalize')]), 'Normalize is in no exported file')])
+def test_orders_that_are_not_one_are_refused(one, words):
+    joined = dict(type='ConcatDataset', datasets=[one, dict(pipeline=pipeline())])
+    with pytest.raises(InputError, match=words):
+        runtime.gives_rgb(dict(test_dataloader=dict(dataset=joined)))
 
 
 @pytest.mark.parametrize('to_rgb', [False, True])

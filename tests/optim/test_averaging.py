@@ -3,6 +3,7 @@ import copy
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
@@ -72,6 +73,18 @@ def test_a_tensor_of_several_layers_is_averaged_once(buffers):
     average.update_parameters(model)
     assert (average.module[0].weight == 0.25).all()
     assert average.module[1].weight is average.module[0].weight
+
+
+@torch.no_grad()
+def test_a_part_of_a_tensor_stands_for_no_whole_one():
+    model = nn.Module()
+    model.register_buffer('whole', torch.zeros(10))
+    model.register_buffer('part', model.whole[:3])
+    average = RampedAverage(model, decay=0.75, ramp=False)
+    average.update_parameters(model)
+    model.whole.fill_(1)
+    average.update_parameters(model)
+    assert (average.module.whole[3:] == 0.25).all()
 
 
 class Renamed(nn.Conv2d):
@@ -238,6 +251,10 @@ def test_a_decay_that_is_none_is_refused(decay):
 def test_an_interval_that_is_none_is_refused(interval):
     with pytest.raises(ValueError, match=f'interval={interval!r} must be a whole number above 0'):
         RampedAverage(network(), interval=interval)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert RampedAverage(network(), interval=np.int64(2)).interval == 2
 
 
 def test_mmengines_momentum_is_converted_in_the_message():

@@ -289,11 +289,13 @@ def test_a_file_holds_no_more_of_parameters_that_were_frozen(tmp_path):
     assert path.stat().st_size < 2 * 4 * 20 * 500 + 15_000
 
 
-@pytest.mark.parametrize('momentum', [.9, 0.])
-def test_the_state_of_timms_goes_on(momentum):
+@pytest.mark.parametrize(('momentum', 'options'), [
+    (.9, {}), (0., {}), (0., dict(lr_in_momentum=False))])
+def test_the_state_of_timms_goes_on(momentum, options):
     timm = pytest.importorskip('timm.optim', reason='timm is a judge, and not installed')
     theirs, ours = some_params(), some_params()
-    optimizer = timm.RMSpropTF(theirs, lr=.01, alpha=.9, eps=1e-3, momentum=momentum)
+    optimizer = timm.RMSpropTF(theirs, lr=.01, alpha=.9, eps=1e-3, momentum=momentum,
+                                 **options)
     give(theirs, 0)
     optimizer.step()
     with torch.no_grad():

@@ -1,6 +1,8 @@
 """The staircase: at every step of the reference's 350 epochs, for any length of an epoch."""
 from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import PARAM_SCHEDULERS
@@ -86,3 +88,10 @@ def test_a_wrong_argument_is_named(name, value, rule):
         StaircaseLR(optimizer, **{name: value})
     with pytest.raises(ValueError, match=f'{name}={value!r} must be {rule}'):
         StaircaseLR.build_iter_from_epoch(optimizer, epoch_length=4, **{name: value})
+
+
+@pytest.mark.parametrize('step', [Fraction(12, 5), np.float32(2.5), np.int64(2)])
+def test_any_kind_of_number_will_do(step):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.)
+    made = StaircaseLR.build_iter_from_epoch(optimizer, epoch_length=20, step=step)
+    assert made.stair == 20 * float(step)

@@ -207,6 +207,23 @@ def test_several_networks_are_refused(name, layers, network, tuned, tmp_path):
         read_keras(tmp_path / name)
 
 
+@pytest.mark.parametrize('attribute', ['backbone', 'trunk'])  # Keras sorts them: before 'layers'
+def test_a_class_of_ones_own_is_named(attribute, b0, tmp_path):
+    class Tuned(keras.Model):
+        def __init__(self):
+            super().__init__()
+            setattr(self, attribute, b0)
+            self.fc = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.fc(getattr(self, attribute)(x))
+    model = Tuned()
+    model(np.zeros((1, *b0.input_shape[1:]), 'float32'))
+    model.save_weights(tmp_path / 'own.weights.h5')
+    with pytest.raises(InputError, match='derives from keras.Model.*: save the EfficientNet that'):
+        read_keras(tmp_path / 'own.weights.h5')
+
+
 def test_a_classifier_of_the_largest_values_is_refused(b0, tmp_path):
     features = keras.layers.GlobalMaxPooling2D()(b0.get_layer('top_activation').output)
     keras.Model(b0.input, keras.layers.Dense(2)(features)).save(tmp_path / 'largest.h5')
