@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from torch import nn
 
 from mmeffnet.detection.layers import SeparableConv, halve, resize
-from mmeffnet.models.efficientnet import complete_norm_cfg
+from mmeffnet.models.layer_configs import complete_norm_cfg
 from mmeffnet.registry import MODELS
 
 EPSILON = 1e-4  # of fast normalised fusion

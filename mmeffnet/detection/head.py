@@ -10,7 +10,7 @@ from torch import nn
 
 from mmeffnet.detection.layers import SeparableConv
 from mmeffnet.grids import DEFAULTS
-from mmeffnet.models.efficientnet import complete_norm_cfg
+from mmeffnet.models.layer_configs import complete_norm_cfg
 from mmeffnet.registry import MODELS, TASK_UTILS
 
 # Width and height of anchors; their areas differ a little, and published weights know these.

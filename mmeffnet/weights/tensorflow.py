@@ -13,7 +13,8 @@ import torch
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.weights.files import need
-from mmeffnet.weights.keras import absent_blocks, nearest_kind, refuse
+from mmeffnet.weights.keras import absent_blocks, nearest_kind
+from mmeffnet.weights.keras_layers import refuse
 from mmeffnet.weights.layouts import LUKEMELAS
 
 AVERAGE = '/ExponentialMovingAverage'
