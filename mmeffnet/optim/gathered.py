@@ -11,19 +11,6 @@ import torch
 PART = 2 ** 18
 
 
-def in_order(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor] | None:
-    """Views of shape (n, ) of tensors of one shape, in the order of memory; None where they lie
-    otherwise, or are not all plain tensors of one type and device.
-    """
-    if not Gathered.possible(tensors):
-        return None
-    if all(tensor.is_contiguous() for tensor in tensors):
-        return [tensor.view(-1) for tensor in tensors]
-    if all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors):
-        return [tensor.permute(0, 2, 3, 1).view(-1) for tensor in tensors]
-    return None
-
-
 class Gathered:
     """Small parameters of one kind, each state of theirs side by side in one tensor.
 

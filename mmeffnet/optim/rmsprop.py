@@ -5,14 +5,12 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from mmeffnet.optim.gathered import PART, Gathered, in_order
+from mmeffnet.optim.gathered import Gathered
 from mmeffnet.registry import OPTIMIZERS
 
 # Elements from which on a parameter is updated by itself on a CPU: calls cost little beside it, and
 # PyTorch shares it out among cores.
 LARGE = 2 ** 15
-# Elements from which on it is updated part by part: no cache holds all that belongs to it.
-HUGE = 2 ** 19
 PLAIN = {torch.Tensor, torch.nn.Parameter}
 # What each parameter has in the optimizer's state.
 SQUARE, STEP = 'square_avg', 'momentum_buffer'
@@ -92,7 +90,8 @@ class RMSpropTF(Optimizer):
                 small = [param for param in params if param.numel() < LARGE]
                 if small:
                     self._update_small(small, before, rule)
-                self._update_large([param for param in params if param.numel() >= LARGE], rule)
+                large = [param for param in params if param.numel() >= LARGE]
+                _update_each(*self._tensors(large), **rule)
         for gathered in before.values():
             gathered.leave((), self.state)
         return loss
@@ -129,20 +128,6 @@ class RMSpropTF(Optimizer):
         else:
             self._gathered[params[0]] = gathered
             _update_gathered(gathered, *tensors[:2], **rule)
-
-    def _update_large(self, params, rule):
-        """Each by itself, on a CPU: the largest part by part, where tensors lie alike in memory."""
-        parts, others = [], []
-        for tensors in zip(*self._tensors(params), strict=True):
-            rows = in_order(tensors) if tensors[0].numel() >= HUGE else None
-            if rows is None:
-                others.append(tensors)
-            else:
-                parts += zip(*(row.split(PART) for row in rows), strict=True)
-        if parts:
-            _update_parts(parts, parts[0][0].new_empty((2, PART)), **rule)
-        if others:
-            _update_each(*zip(*others, strict=True), **rule)
 
     def _tensors(self, params):
         squares, steps = [], []
@@ -187,19 +172,7 @@ def _update_each(params, grads, squares, steps, *, lr, weight_decay, decoupled_w
             param.mul_(1 - lr * weight_decay)
         elif weight_decay:
             grad = grad.add(param, alpha=weight_decay)
-        _advance(grad, square, step, None, lr=lr, **rule)
-        param.sub_(step)
-
-
-def _update_parts(parts, scratch, *, lr, weight_decay, decoupled_weight_decay, **rule) -> None:
-    """scratch: two rows for what is between: new memory for each takes longer than to compute."""
-    for param, grad, square, step in parts:
-        decayed, root = scratch[:, :len(param)]
-        if weight_decay and decoupled_weight_decay:
-            param.mul_(1 - lr * weight_decay)
-        elif weight_decay:
-            grad = torch.add(grad, param, alpha=weight_decay, out=decayed)
-        _advance(grad, square, step, root, lr=lr, **rule)
+        _advance(grad, square, step, lr=lr, **rule)
         param.sub_(step)
 
 
@@ -210,17 +183,15 @@ def _update_gathered(gathered, params, grads, *, lr, weight_decay, decoupled_wei
         torch._foreach_mul_(params, 1 - lr * weight_decay)
     elif weight_decay:
         torch._foreach_add_(gathered.grads, params, alpha=weight_decay)
-    scratch = torch.empty_like(gathered.parts[0][0])
     for part in gathered.parts:
-        _advance(*part, scratch[:len(part[0])], lr=lr, **rule)
+        _advance(*part, lr=lr, **rule)
     torch._foreach_sub_(params, gathered.states[STEP])
 
 
-def _advance(grad, square, step, root, *, lr, alpha, eps, momentum) -> None:
-    """The step to subtract, of a gradient that has the decay in it. root: memory, or None."""
+def _advance(grad, square, step, *, lr, alpha, eps, momentum) -> None:
+    """The step to subtract, of a gradient that has the decay in it."""
     square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
-    root = torch.add(square, eps, out=root).sqrt_()
-    step.mul_(momentum).addcdiv_(grad, root, value=lr)
+    step.mul_(momentum).addcdiv_(grad, square.add(eps).sqrt_(), value=lr)
 
 
 def _update_together(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,
