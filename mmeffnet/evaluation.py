@@ -19,11 +19,15 @@ class Accuracy(MMPretrainAccuracy):
             self.topk = clip_topk(self.topk, results[0]['pred_score'].numel())
         return super().compute_metrics(results)
 
-    def names(self) -> list[str]:
-        """The names of all that it will give; none where the data set has no names of classes."""
+    def score_names(self) -> list[str]:
+        """The names of all scores that it will give, as far as they are known beforehand.
+
+        None where the data set has no names of classes, and of a class that inherits this one,
+        which may give more.
+        """
         names = (self.dataset_meta or {}).get('classes')
         classes = 0 if names is None else len(names)
-        if not classes:
+        if not classes or type(self) is not Accuracy:
             return []
         topk = [k for k in self.topk if k <= classes] or [classes]
         limits = [''] if len(self.thrs) == 1 else [

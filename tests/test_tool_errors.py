@@ -1,5 +1,7 @@
 """Wrong input ends in one line on stderr and exit code 2, before anything is trained."""
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import mmpretrain
@@ -24,6 +26,15 @@ def test_a_process_ends_with_one_line_and_code_2(tmp_path):
     assert result.stderr.count('\n') == 1
     assert "error: config 'missing.py' does not exist" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_comes_before_the_config_loads_no_models(tmp_path):
+    """mmpretrain takes seconds, and with mmcv-lite it warns of operators that nobody asked for."""
+    code = ('import sys\nfrom mmeffnet.engine import cli, run\n'
+            'print(sorted({"mmpretrain", "mmeffnet.models"} & set(sys.modules)))')
+    result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True,
+                            capture_output=True, text=True, timeout=300)
+    assert result.stdout == '[]\n'
 
 
 def test_a_wrong_config_path_names_the_nearest(fails, tiny_config):
