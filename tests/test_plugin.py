@@ -41,13 +41,6 @@ def config(tmp_path):
 
 # The scope.
 
-def test_prefix_alone_builds_the_backbone_through_mmengine(python):
-    assert python(f'''
-        from mmengine.registry import MODELS
-        print(type(MODELS.build({CLASSIFIER['backbone']!r})).__module__)
-    ''') == 'mmeffnet.models.efficientnet'
-
-
 def test_prefix_alone_builds_the_scaling(python):
     assert python('''
         from mmengine.registry import TASK_UTILS
@@ -106,10 +99,11 @@ def test_import_loads_neither_torch_nor_model_code(python):
 
 
 @pytest.mark.parametrize(('imports', 'first'), [
-    ('pass', 'mmeffnet'), ('pass', 'mmpretrain'),
-    ('import mmeffnet, mmpretrain', 'mmpretrain'), ('import mmpretrain, mmeffnet', 'mmeffnet'),
-    ('import mmeffnet.models, mmpretrain.models', 'mmpretrain'),
-    ('import mmpretrain.models, mmeffnet.models', 'mmeffnet')])
+    ('pass', 'mmpretrain'), ('import mmpretrain.models, mmeffnet.models', 'mmeffnet'),
+    *(pytest.param(*order, marks=pytest.mark.slow) for order in (
+        ('pass', 'mmeffnet'), ('import mmeffnet, mmpretrain', 'mmpretrain'),
+        ('import mmpretrain, mmeffnet', 'mmeffnet'),
+        ('import mmeffnet.models, mmpretrain.models', 'mmpretrain')))])
 def test_each_scope_gives_its_own_class_in_any_order(python, imports, first):
     assert python(f'''
         {imports}
@@ -130,15 +124,6 @@ def test_name_without_prefix_is_mmpretrains_under_its_default_scope(python):
 
 
 # Builders.
-
-def test_runner_builds_a_config_with_custom_imports_alone(python, config):
-    assert python(f'''
-        from mmengine.config import Config
-        from mmengine.runner import Runner
-        model = Runner.from_cfg(Config.fromfile({str(config)!r})).model
-        print(type(model).__name__, type(model.backbone).__module__)
-    ''') == 'ImageClassifier mmeffnet.models.efficientnet'
-
 
 def test_runner_builds_without_custom_imports(python, tmp_path):
     assert python(f'''

@@ -70,7 +70,9 @@ def test_every_set_has_a_config_in_the_index_that_suits_it(configs):
         if model['Name'] not in CATALOG:
             continue
         entry, path = CATALOG[model['Name']], Path(model['Config']).relative_to('configs')
-        cfg = loaded.setdefault(path, Config.fromfile(configs / path))
+        if path not in loaded:
+            loaded[path] = Config.fromfile(configs / path)
+        cfg = loaded[path]
         assert mismatch(entry, cfg) is None, entry.name
         assert cfg.model.backbone.arch == entry.variant
         assert cfg.model.head.num_classes == cfg.data_preprocessor.num_classes == entry.classes

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-IMPORTS = {'ours first': 'import mmeffnet, mmpretrain',
-           'theirs first': 'import mmpretrain, mmeffnet',
-           'again': 'import mmeffnet, mmpretrain; from mmeffnet.weights import hub; hub.register()'}
+AGAIN = 'from mmeffnet.weights import hub; hub.register()'
+IMPORTS = {'ours first, and again': f'import mmeffnet, mmpretrain; {AGAIN}',
+           'theirs first': 'import mmpretrain, mmeffnet'}
 
 
 def python(code, folder):
