@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and their sums."""
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,3 +31,12 @@ def remove_parts(folder: Path | str) -> None:
     """Remove what killed processes left of files in ``folder``."""
     for part in Path(folder).glob('.*.part'):
         part.unlink(missing_ok=True)
+
+
+def file_sum(path: Path | str, kind: str = 'sha256') -> str:
+    """The sum of a file's content, read a part at a time."""
+    total = hashlib.new(kind)
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

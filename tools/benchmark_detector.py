@@ -15,7 +15,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
-from rich.progress import track
 
 import mmeffnet
 from mmeffnet.analysis.clock import Clock
@@ -105,12 +104,7 @@ def main() -> None:
             networks['mmeffnet, deployed'].backbone.switch_to_deploy()
         calls = {name: work(detector, kind, args.batch, args.size, device)
                  for name, detector in networks.items()}
-        seconds = {name: [] for name in calls}
-        for number in track(range(args.rounds + 2), kind, transient=True):
-            for name, call in calls.items():
-                taken = clock.mean(call, 1)
-                if number >= 2:  # the first are for warmth
-                    seconds[name].append(taken)
+        seconds = clock.in_turns(calls, args.rounds, 2, kind)
         for name, values in seconds.items():
             low, middle, high = statistics.quantiles(values, n=4)
             lines.append(

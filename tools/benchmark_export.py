@@ -7,11 +7,11 @@ Prints the table of docs/export.md; the outputs are held against each other firs
 import argparse
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 from mmpretrain.models import EfficientNet as MMPretrainEfficientNet
-from rich.progress import track
 
 from mmeffnet import VARIANTS
 from mmeffnet.analysis import contenders
@@ -59,17 +59,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         found = calls(args.variant, size, args.batch, Path(folder))
         expected = found[BASE](images)
-        seconds = {name: [] for name in found}
         for name, call in found.items():
             apart = ((call(images) - expected).abs().max() / expected.abs().max()).item()
             if not apart < TOLERANCE:
                 raise SystemExit(f'{name}: logits differ by {apart:.1e} of the largest')
-        for number in track(range(args.rounds + 3), transient=True):
-            for name, call in found.items():
-                given = last if 'channels last' in name else images
-                taken = clock.mean(lambda call=call, given=given: call(given), 1)
-                if number >= 3:  # the first are for warmth
-                    seconds[name].append(taken)
+        seconds = clock.in_turns({name: partial(call, last if 'channels last' in name else images)
+                                  for name, call in found.items()}, args.rounds)
     print(f'{args.variant}, {args.batch} x {size} px, PyTorch {torch.__version__}, '
           f'{torch.get_num_threads()} threads\n\n| network | ms | quartiles | times as fast |\n'
           '|---|---|---|---|')

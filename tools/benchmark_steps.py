@@ -6,15 +6,14 @@ its classifier of 1,000 classes, as in a training.
 """
 import argparse
 import statistics
-import time
 
 import torch
 from mmengine.device import get_device
 from mmengine.model import ExponentialMovingAverage
-from rich.progress import track
 from timm.optim import RMSpropTF as TimmRMSpropTF
 
 from mmeffnet import VARIANTS, EfficientNet
+from mmeffnet.analysis.clock import Clock
 from mmeffnet.analysis.complexity import complexity
 from mmeffnet.engine.cli import several
 from mmeffnet.optim import RampedAverage, RMSpropTF
@@ -76,22 +75,6 @@ def single_pass(arch: str, device: str):
     return update
 
 
-def measure(calls: dict, rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after three to warm up."""
-    seconds = {name: [] for name in calls}
-    for number in track(range(rounds + 3), 'rounds'):
-        for name, call in calls.items():
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            if number >= 3:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--arch', default='b0', choices=VARIANTS)
@@ -103,7 +86,7 @@ def main() -> None:
     calls = candidates(args.arch, device)
     if args.compiled:
         calls[SINGLE] = single_pass(args.arch, device)
-    seconds = measure(calls, args.rounds, device)
+    seconds = Clock(torch.device(device)).in_turns(calls, args.rounds)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ours = sum(map(median.get, OURS))
     print(f'{args.arch} on {device}, PyTorch {torch.__version__}, '

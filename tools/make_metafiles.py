@@ -7,13 +7,9 @@ docs/weights.md; --check exits with 1 where one of them differs.
 """
 import argparse
 import sys
-from functools import cache
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from mmeffnet import EfficientNet, EfficientNetHead
+from mmeffnet.analysis.complexity import complexity
 from mmeffnet.variants import HALF_NORM, IMAGENET_NORM, VARIANTS
 from mmeffnet.weights.catalog import CATALOG, Entry, find
 from mmeffnet.weights.settings import test_transforms
@@ -118,29 +114,13 @@ def config_text(entry: Entry) -> str:
                       ''])
 
 
-@cache
-def cost(variant: str, resolution: int, classes: int) -> tuple[int, int]:
-    """Multiply-adds of convolutions and classifier, and parameters, without any memory."""
-    with torch.device('meta'):
-        network = nn.ModuleList([EfficientNet(variant),
-                                 EfficientNetHead(num_classes=classes, arch=variant)]).eval()
-    counts = [network[1].fc.weight.numel()]
-    for layer in network[0].modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(lambda layer, _, out: counts.append(
-                out.numel() * layer.weight[0].numel()))
-    with torch.no_grad():
-        network[0](torch.empty(1, 3, resolution, resolution, device='meta'))
-    return sum(counts), sum(p.numel() for p in network.parameters())
-
-
 def model(name: str, config: str, variant: str, resolution: int, entry: Entry | None,
           weights: str | None = None) -> str:
     """One model of a metafile. entry: the set that accuracy and classes are taken from."""
-    flops, parameters = cost(variant, resolution, entry.classes if entry else 1000)
+    cost = complexity(variant, resolution, num_classes=entry.classes if entry else 1000)
     lines = [f'  - Name: {name}', f'    In Collection: {FAMILIES[family(variant)][0]}',
-             f'    Config: {config}', '    Metadata:', f'      FLOPs: {flops}',
-             f'      Parameters: {parameters}']
+             f'    Config: {config}', '    Metadata:', f'      FLOPs: {cost.multiply_adds}',
+             f'      Parameters: {cost.parameters}']
     if entry and entry.top1:
         lines += ['    Results:', '      - Task: Image Classification',
                   '        Dataset: ImageNet-1k', '        Metrics:',

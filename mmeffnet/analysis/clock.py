@@ -5,10 +5,11 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode
 
 TURN = {'cuda': 0.05, 'cpu': 0.02}  # seconds that a turn lasts at least, in whole steps
@@ -50,6 +51,17 @@ class Clock:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1000 / times
+
+    def in_turns(self, calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 3,
+                 title: str = 'rounds') -> dict[str, list[float]]:
+        """Seconds of each call in each round, in which all take turns; ``warm`` more come first."""
+        seconds = {name: [] for name in calls}
+        for number in track(range(rounds + warm), title, transient=True):
+            for name, call in calls.items():
+                taken = self.first(call)
+                if number >= warm:
+                    seconds[name].append(taken)
+        return seconds
 
     def steps_in_a_turn(self, work: Callable[[], object]) -> int:
         """How many calls fill a turn, after one that is only for warmth."""

@@ -25,11 +25,10 @@ from mmeffnet.datasets.archive_index import (
     is_written,
     our_index,
     read_json,
-    sha256,
     write_json,
 )
 from mmeffnet.errors import InputError
-from mmeffnet.files import remove_parts, whole
+from mmeffnet.files import file_sum, remove_parts, whole
 
 MANIFEST = 'archive.json'
 LOCK = '.writing'
@@ -149,7 +148,7 @@ class Archive:
 
     def _changed(self, part: dict) -> str | None:
         payload = self.folder / part['file']
-        if sha256(payload) != part['sha256']:
+        if file_sum(payload) != part['sha256']:
             return payload.name
         try:
             index = read_json(index_of(payload))

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.files import whole
-
-BLOCK = 1 << 20
+from mmeffnet.files import file_sum, whole
 
 
 class Sample(NamedTuple):
@@ -31,7 +29,7 @@ def described(payload: Path, options: dict, samples: Sequence[Sample],
     """Write a payload; gives the content of its index."""
     source_bytes = [_bytes(sample.path) for sample in samples]
     places = write(payload, samples)
-    return dict(digest=_samples_digest(options, samples), sha256=sha256(payload),
+    return dict(digest=_samples_digest(options, samples), sha256=file_sum(payload),
                 bytes=payload.stat().st_size, names=[sample.name for sample in samples],
                 labels=[sample.label for sample in samples], places=places,
                 places_digest=digest(places), source_bytes=source_bytes)
@@ -62,7 +60,7 @@ def is_written(payload: Path, options: dict, samples: Sequence[Sample]) -> bool:
     """Whether a part is there as it would be written. Raises InputError for others' files."""
     index = our_index(payload, options, samples)
     return (index is not None and is_sound(index, options) and not _is_outdated(index, samples)
-            and payload.is_file() and sha256(payload) == index.get('sha256'))
+            and payload.is_file() and file_sum(payload) == index.get('sha256'))
 
 
 def is_sound(index: dict, options: dict) -> bool:
@@ -92,20 +90,6 @@ def _bytes(path: str) -> int | None:
         return os.stat(path).st_size
     except OSError:
         return None
-
-
-def sha256(path: Path) -> str:
-    """The sum of a file's content."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() \
-            if hasattr(hashlib, 'file_digest') else _sha256(file)
-
-
-def _sha256(file) -> str:  # Python 3.10
-    total = hashlib.sha256()
-    while block := file.read(BLOCK):
-        total.update(block)
-    return total.hexdigest()
 
 
 def digest(content) -> str:

@@ -3,8 +3,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from mmengine.logging import print_log
 from mmeffnet.engine.completeness import refuse_parts
 from mmeffnet.engine.judges import differences
 from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.files import whole
 from mmeffnet.variants import VARIANTS
 from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import need
@@ -144,14 +143,11 @@ def write(state: dict[str, torch.Tensor], target: Path, meta: dict | None) -> Pa
     content = _encoded(state, target.suffix, meta)
     digest = hashlib.sha256(content).hexdigest()[:8]
     path = target.with_name(f'{target.stem}-{digest}{target.suffix}')
-    temporary = target.with_name(f'.{target.name}.{os.getpid()}')
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with whole(path) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise InputError(f'{str(target)!r} could not be written: {error.strerror}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -198,7 +194,3 @@ def _check(args: Namespace, path: Path) -> None:
     print(f'{len(source.state)} tensors are equal bit for bit')
     for line in differences(source, written, args.to, read_state(path)[0]):
         print(line)
-
-
-if __name__ == '__main__':
-    main(sys.argv[1:])

@@ -1,14 +1,15 @@
 """Exported files, opened as functions from images to logits."""
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from mmeffnet.errors import InputError, one_line
+from mmeffnet.weights import files
 from mmeffnet.weights.settings import bare
 
 # Suffix of a file -> format, and the packages that run it.
@@ -121,13 +122,7 @@ def normalisation(preprocessor, bgr: bool) -> tuple[tuple[float, ...], tuple[flo
     return tuple(found)
 
 
-def need(package: str):
-    """Import what a format needs; InputError with the command where it is missing."""
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise InputError(f'this format needs {package}, which is not installed. '
-                         f'Run: pip install "mmeffnet[export]"') from error
+need = partial(files.need, extra='export')  # what a format needs
 
 
 def _open_onnx(path: Path):

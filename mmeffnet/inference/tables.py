@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
-from mmeffnet.files import whole
+from mmeffnet.files import file_sum, whole
 from mmeffnet.inference.files import as_text
 
 TABLES = ('predictions.csv', 'predictions.json', 'failed.csv')
@@ -65,7 +64,7 @@ class Tables:
         with whole(paths[1]) as part:
             part.write_text(json.dumps(
                 dict(mark=self.mark, complete=complete,
-                     sha256={TABLES[i]: _sha256(paths[i]) for i in (0, 2)}, **self.about,
+                     sha256={TABLES[i]: file_sum(paths[i]) for i in (0, 2)}, **self.about,
                      images=self.images, failed=self.failed), indent=1, ensure_ascii=False),
                 encoding='utf-8')
         return paths
@@ -86,11 +85,7 @@ class Tables:
             # Earlier versions did not say whether a run was complete.
             return told['mark'] == self.mark and (
                 complete or not told.get('complete', True)) and all(
-                told['sha256'][TABLES[i]] == _sha256(paths[i])
+                told['sha256'][TABLES[i]] == file_sum(paths[i])
                 for i in (0, 2) if os.path.lexists(paths[i]))
         except (OSError, ValueError, KeyError, TypeError):
             return False  # a file of somebody else
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

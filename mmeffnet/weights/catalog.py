@@ -1,11 +1,10 @@
 """The published sets of weights, and what each of them needs.
 
-This module imports the standard library, ``arch``, ``variants`` and ``errors`` only.
+This module imports the standard library, ``arch``, ``variants``, ``files`` and ``errors`` only.
 """
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError
+from mmeffnet.files import file_sum
 from mmeffnet.variants import HALF_NORM, IMAGENET_NORM, Norm
 
 PUBLISHED = Path(__file__).with_name('published.csv')  # tools/make_catalog.py writes it
@@ -136,9 +136,7 @@ def verify(path, entry: Entry) -> None:
                          f'{entry.size:,}: {way_out}')
     kind, _, expected = entry.digest.partition(':')
     if expected:
-        with path.open('rb') as file:
-            found = hashlib.file_digest(file, kind).hexdigest() if hasattr(
-                hashlib, 'file_digest') else hashlib.new(kind, file.read()).hexdigest()
+        found = file_sum(path, kind)
         if not found.startswith(expected):
             raise InputError(f'{str(path)!r} has the {kind} {found[:len(expected)]}, and '
                              f'{entry.name} {expected}: {way_out}')

@@ -141,8 +141,8 @@ def need(module: str, extra: str):
     except ModuleNotFoundError as error:
         if error.name != module.partition('.')[0]:
             raise
-        raise InputError(f'{module.partition(".")[0]} is not installed, and reading these '
-                         f'weights needs it: pip install "mmeffnet[{extra}]"') from error
+        raise InputError(f'{error.name} is not installed and is needed here: '
+                         f'pip install "mmeffnet[{extra}]"') from error
 
 
 def expanded(source) -> str:
