@@ -71,7 +71,9 @@ def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
     axes = figure.subplots()
     image = axes.imshow(100 * share, cmap='Blues', vmin=0, vmax=100)
     figure.colorbar(image, ax=axes, label='share of the true class (%)', shrink=0.8)
-    names = [str(name).split(',')[0] for name in classes]
+    names = [str(name) for name in classes]
+    shorter = [name.split(', ')[0] for name in names]  # of synonyms, as ImageNet has them
+    names = shorter if len(set(shorter)) == len(set(names)) else names
     axes.set_xticks(range(total), names, rotation=0 if max(map(len, names)) < 3 else 90)
     axes.set_yticks(range(total), names)
     axes.set_xlabel('predicted class')

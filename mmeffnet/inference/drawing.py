@@ -115,8 +115,11 @@ def percent(share: float) -> str:
 
 
 def short_name(name: str, measure: Callable[[str], float], room: float) -> str:
-    """As many synonyms as fit into ``room``, in one line; at least the first, cut if it must be."""
-    parts = [' '.join(part.split()) for part in name.split(',')]
+    """As many synonyms as fit into ``room``, in one line; at least the first, cut if it must be.
+
+    Synonyms are parted as those of ImageNet, by comma and blank: '1,5 mm' is one name.
+    """
+    parts = ' '.join(name.split()).split(', ')
     for count in range(len(parts), 0, -1):
         text = ', '.join(parts[:count])
         if measure(text) <= room:

@@ -72,6 +72,16 @@ def test_the_confusion_matrix_counts_rows_of_true_classes(drawn, tmp_path):
     assert axes.get_ylabel() == 'true class'
 
 
+@pytest.mark.parametrize(('classes', 'shown'), [
+    (('tench, Tinca tinca', 'crane, bird'), ['tench', 'crane']),
+    (('shirt, red', 'shirt, blue'), ['shirt, red', 'shirt, blue']),
+    (('1,5 mm', '1,8 mm'), ['1,5 mm', '1,8 mm'])])
+def test_classes_are_called_by_their_first_synonym_where_it_tells_them_apart(
+        classes, shown, drawn, tmp_path):
+    plots.confusion_matrix([(0, 0), (1, 1)], classes, tmp_path / 'confusion.png')
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == shown
+
+
 @pytest.mark.parametrize(('name', 'title'), [
     ('loss', 'Validation, best 0.20 in epoch 2'), ('mIoU', 'Validation, best 0.50 in epoch 3')])
 def test_of_losses_the_best_is_the_lowest_and_of_finite_numbers_alone(name, title, drawn, tmp_path):

@@ -271,7 +271,7 @@ def test_tables_have_the_names_that_files_have(predict, tmp_path):
 
 
 def test_a_class_name_of_several_lines_is_drawn_in_one():
-    assert drawing.short_name(' a\r\n b ,c\n', len, 99) == 'a b, c'
+    assert drawing.short_name(' a\r\n b,\nc\n', len, 99) == 'a b, c'
     one, other = (drawing.annotated(Image.new('RGB', (40, 30)), [Prediction(0, name, 0.5)], 'T')
                   for name in ('cat\ndog', 'cat dog'))
     assert one.tobytes() == other.tobytes()
@@ -380,6 +380,7 @@ def test_long_names_lose_synonyms_first_and_then_their_middle():
     assert drawing.short_name(name, len, 99) == name
     assert drawing.short_name(name, len, 12) == 'coho, cohoe'
     assert drawing.short_name(name, len, 3) == 'c…o'
+    assert drawing.short_name('1,5 mm', len, 5) == '1,…mm'
     assert drawing.fitted('a' * 99, len, 0) == '…'
 
 
