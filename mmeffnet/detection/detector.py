@@ -1,9 +1,11 @@
 """EfficientDet as a detector of mmdet, which reads the state dicts of effdet."""
+import logging
 import re
 from collections.abc import Mapping
 
 import torch
 from mmdet.models.detectors import SingleStageDetector
+from mmengine.logging import print_log
 
 from mmeffnet.errors import InputError
 from mmeffnet.registry import MODELS
@@ -30,6 +32,12 @@ WRAPPED = 'model.'  # effdet's benches hold the network under this name
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 BOXES = 'bbox_head.boxes.predict.pointwise.'
 CLASSES = 'bbox_head.classes.predict.pointwise.'
+CLASSIFIER = (f'{CLASSES}weight', f'{CLASSES}bias')
+
+
+def is_effdet(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a state dict, or what one has beside the backbone, is of effdet."""
+    return any(key.removeprefix(WRAPPED).startswith(('fpn.cell.', 'class_net.')) for key in state)
 
 
 @MODELS.register_module()
@@ -37,8 +45,12 @@ class EfficientDet(SingleStageDetector):
     """mmdet's single-stage detector that also loads what effdet has saved.
 
     A state dict with effdet's names is translated while it is loaded; heads for COCO's 90 numbers
-    fit 80 classes. Raises InputError where a tensor is missing, left over or of another shape.
+    fit 80 classes. For another number of classes the last layer of the classifier is left out, with
+    a warning, and stays as it is. Raises InputError where a tensor is missing, left over or of
+    another shape.
     """
+
+    reads = staticmethod(is_effdet)  # AnyWeightsHook and tools/test.py ask for it
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # Before the children see it: PyTorch and MMEngine hand each of them its own keys.
@@ -52,24 +64,29 @@ class EfficientDet(SingleStageDetector):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def is_effdet(state: Mapping[str, torch.Tensor]) -> bool:
-    return any(key.removeprefix(WRAPPED).startswith(('fpn.cell.', 'class_net.')) for key in state)
-
-
 def from_effdet(state: Mapping[str, torch.Tensor], detector) -> dict[str, torch.Tensor]:
     """A state dict of effdet under the detector's keys, checked one by one.
 
-    The backbone keeps timm's names, which it translates itself. Raises InputError.
+    The backbone keeps timm's names, which it translates itself. ``CLASSIFIER`` is left out where it
+    is of another number of classes. Raises InputError.
     """
     state = {key.removeprefix(WRAPPED): tensor for key, tensor in state.items()
              if not key.removeprefix(WRAPPED).startswith('anchors.')}
     found = {_our_name(key, len(detector.backbone.out_indices)): tensor
              for key, tensor in state.items()}
-    for name in ('weight', 'bias'):
-        found[BOXES + name] = _x_first(found[BOXES + name])
-        found[CLASSES + name] = _our_classes(found[CLASSES + name], detector.bbox_head)
-    _check(found, detector)
-    return found
+    for key, tensor in found.items():
+        if key.startswith(BOXES):
+            found[key] = _x_first(tensor)
+        elif key.startswith(CLASSES):
+            found[key] = _our_classes(tensor, detector.bbox_head)
+    if _check(found, detector):
+        return found
+    head = detector.bbox_head
+    classes = len(found[CLASSIFIER[0]]) // head.num_base_priors
+    print_log(f'the state dict of effdet: {" and ".join(CLASSIFIER)} left out, it has {classes} '
+              f'classes and the model {head.num_classes}, so its classifier starts anew',
+              'current', level=logging.WARNING)
+    return {key: tensor for key, tensor in found.items() if key not in CLASSIFIER}
 
 
 def _our_name(key: str, inputs: int) -> str:
@@ -91,14 +108,17 @@ def _x_first(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _our_classes(tensor: torch.Tensor, head) -> torch.Tensor:
-    rows = tensor.reshape(head.num_base_priors, -1, *tensor.shape[1:])
-    if rows.shape[1] == 90 and head.num_classes == 80:
-        rows = rows[:, [i - 1 for i in range(1, 91) if i not in UNUSED_IDS]]
-    return rows.reshape(-1, *tensor.shape[1:])
+    if (len(tensor), head.num_classes) != (90 * head.num_base_priors, 80):
+        return tensor
+    used = [i - 1 for i in range(1, 91) if i not in UNUSED_IDS]
+    return tensor.unflatten(0, (-1, 90))[:, used].flatten(0, 1)
 
 
-def _check(found: Mapping[str, torch.Tensor], detector) -> None:
-    """Every tensor beside the backbone must have its place; the backbone looks at its own."""
+def _check(found: Mapping[str, torch.Tensor], detector) -> bool:
+    """Every tensor beside the backbone must have its place; the backbone looks at its own.
+
+    False where ``CLASSIFIER`` alone is of another shape.
+    """
     expected = {key: tensor for key, tensor in detector.state_dict().items()
                 if not key.startswith(BACKBONE)}
     given = {key: tensor for key, tensor in found.items() if not key.startswith(BACKBONE)}
@@ -107,11 +127,13 @@ def _check(found: Mapping[str, torch.Tensor], detector) -> None:
     unknown = [key for key in given if key not in expected]
     different = [key for key in given
                  if key in expected and given[key].shape != expected[key].shape]
+    other_classes = {*different} == {*CLASSIFIER}
     for problem, keys in (('lacks', missing), ('has no place here for', unknown),
-                          ('has another shape of', different)):
+                          ('has another shape of', [] if other_classes else different)):
         if keys:
             raise InputError(f'the state dict of effdet {problem} {few(keys)}: take the config of '
-                             'the same EfficientDet and number of classes')
+                             'the same EfficientDet')
     if not any(key.startswith(BACKBONE) for key in found):
         raise InputError('the state dict of effdet has no backbone')
+    return not other_classes
 

@@ -1,5 +1,5 @@
 """Weights of any library in a run: checked before it starts, translated while they load."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.hooks import EMAHook, Hook
@@ -33,10 +33,11 @@ def fit_model(weights: Weights, model: torch.nn.Module, *, new_classes: bool) ->
     """Weights under the keys of ``model``, checked against its network.
 
     new_classes: let a classifier of another class count start anew; False refuses it.
-    A neck and heads beside the network are kept as they are.
+    A neck and heads beside the network are kept as they are, where the file is ours or the model
+    has a method ``reads`` that knows them: EfficientDet translates those of effdet by itself.
     Raises InputError naming the variant that the weights really are, or the keys.
     """
-    from mmeffnet.models.loading import eps_of, padding_of, unused_layers
+    from mmeffnet.models.loading import eps_of, padding_of
     prefix, backbone = backbone_of(model)
     theirs = model.state_dict()
     expected = {BACKBONE + key.removeprefix(prefix): value for key, value in theirs.items()
@@ -44,35 +45,48 @@ def fit_model(weights: Weights, model: torch.nn.Module, *, new_classes: bool) ->
     if prefix == BACKBONE:
         expected |= {key: theirs[key] for key in CLASSIFIER_KEYS if key in theirs}
     state = fit(weights, expected, backbone.arch, new_classes=new_classes,
-                unused=tuple(BACKBONE + layer for layer in unused_layers(backbone)))
+                unused=tuple(BACKBONE + key.removeprefix(prefix) for key in _unused(model)))
     warn_of_numerics(weights, padding=padding_of(backbone), eps=eps_of(backbone))
     named = {prefix + key.removeprefix(BACKBONE) if key.startswith(BACKBONE) else key: value
              for key, value in state.items()}
-    return {**(weights.others if weights.layout == OURS.name else {}), **named}
+    known = weights.layout == OURS.name or hasattr(model, 'reads') and model.reads(weights.others)
+    return {**(weights.others if known else {}), **named}
 
 
-def load_whole(source, model: torch.nn.Module) -> None:
+def _unused(model: torch.nn.Module) -> tuple[str, ...]:
+    """Key prefixes of the layers of the network in a model that never run."""
+    from mmeffnet.models.loading import unused_layers
+    found = backbone_of(model)
+    return tuple(found[0] + layer for layer in unused_layers(found[1])) if found else ()
+
+
+def load_whole(source, model: torch.nn.Module) -> Sequence[str]:
     """Load weights and refuse those that would leave the model partly random.
 
-    MMEngine itself loads what fits and warns of the rest. Raises InputError naming the
+    MMEngine itself loads what fits and warns of the rest. Gives the names of the classes that the
+    file says it was trained with; empty where it says none. Raises InputError naming the
     variant that the file really is, or the keys.
     """
     weights = load_any(source, model)
     if weights is None and '://' in str(source):
-        return  # another project's network and address: MMEngine loads it by itself
-    state = fit_model(weights, model, new_classes=False) if weights else read_state(source)[0]
+        return ()  # another project's network and address: MMEngine loads it by itself
+    state, stated = (fit_model(weights, model, new_classes=False), weights.stated) \
+        if weights else read_state(source)
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         shapes = [line.strip() for line in str(error).splitlines() if 'size mismatch' in line]
         raise InputError(f'checkpoint {str(source)!r} does not fit the model: '
                          f'{few(shapes) or one_line(error)}') from error
-    # Means and deviations of the input come with the config; counters change no result.
-    missing = [key for key in missing if not key.startswith('data_preprocessor.')
+    # Means and deviations of the input come with the config; counters change no result, and neither
+    # do layers past the last output.
+    needless = 'data_preprocessor.', *_unused(model)
+    missing = [key for key in missing if not key.startswith(needless)
                and not key.endswith(COUNTERS)]
     if missing:
         raise InputError(f'checkpoint {str(source)!r} lacks {len(missing)} tensors of the model: '
                          f'{few(missing)}')
+    return stated.get('names', ())
 
 
 @HOOKS.register_module()

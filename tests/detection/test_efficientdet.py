@@ -1,6 +1,7 @@
 """EfficientDet against effdet: features, predictions, anchors, losses and sizes."""
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from downstream import need
 
 import mmeffnet
 from mmeffnet.detection.family import EFFICIENTDETS, get_efficientdet
+from mmeffnet.engine.checkpoint import AnyWeightsHook, load_whole
 from mmeffnet.errors import InputError
 from mmeffnet.pyramid import check_model
 
@@ -20,6 +22,8 @@ from mmdet.structures import DetDataSample  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
+
+from mmeffnet.detection.detector import CLASSIFIER  # noqa: E402
 
 SIDE = 128
 SMALL = dict(fpn_cell_repeats=2, box_class_repeats=2)
@@ -220,6 +224,43 @@ def test_ninety_numbers_of_coco_fit_eighty_classes():
         assert torch.equal(found[:, ours_], bias[:, number - 1])
 
 
+def test_a_classifier_of_other_classes_is_left_out_and_no_network_to_be_tested(said, tmp_path):
+    peer = calibrated(theirs('d0', **SMALL))
+    network = ours('d0', num_classes=3, repeats=2, stacked_convs=2)
+    before = network.bbox_head.classes.predict.pointwise.weight.detach().clone()
+    missing = network.load_state_dict(peer.state_dict(), strict=False).missing_keys
+    assert [key for key in missing if not key.startswith('backbone.')] == [*CLASSIFIER]
+    assert torch.equal(network.bbox_head.classes.predict.pointwise.weight, before)
+    assert torch.equal(network.bbox_head.classes.predict.depthwise.weight,
+                       peer.class_net.predict.conv_dw.weight)
+    assert [line for line in said if 'effdet' in line] == [
+        'the state dict of effdet: bbox_head.classes.predict.pointwise.weight and '
+        'bbox_head.classes.predict.pointwise.bias left out, it has 90 classes and the model 3, '
+        'so its classifier starts anew']
+    torch.save(peer.state_dict(), tmp_path / 'd0.pth')
+    with pytest.raises(InputError, match='lacks 2 tensors of the model: bbox_head.classes.predict'):
+        load_whole(tmp_path / 'd0.pth', network)
+
+
+@pytest.mark.parametrize('wrap', [dict, lambda state: dict(state_dict_ema=state)])
+def test_load_from_and_the_test_tool_load_neck_and_heads(wrap, tmp_path):
+    peer, given = calibrated(theirs('d0', **SMALL)), tmp_path / 'd0.pth'
+    torch.save(wrap(peer.state_dict()), given)
+    whole, hooked = (ours('d0', repeats=2, stacked_convs=2) for _ in range(2))
+    load_whole(given, whole)
+    loaded = torch.load(given, weights_only=True)
+    AnyWeightsHook().after_load_checkpoint(
+        SimpleNamespace(model=hooked, hooks=[], _resume=False, _load_from=str(given)), loaded)
+    hooked.load_state_dict(loaded['state_dict'], strict=False)
+    expected = ours('d0', repeats=2, stacked_convs=2)
+    expected.load_state_dict(peer.state_dict(), strict=False)
+    unused = f'backbone.layers.{len(expected.backbone.layers) - 1}.'
+    for key, tensor in expected.state_dict().items():
+        if not key.startswith(unused):
+            assert torch.equal(whole.state_dict()[key], tensor), key
+            assert torch.equal(hooked.state_dict()[key], tensor), key
+
+
 def test_the_weights_of_a_training_bench_load_too():
     peer = calibrated(theirs('d0', **SMALL))
     network = ours('d0', repeats=2, stacked_convs=2)
@@ -231,6 +272,10 @@ def test_the_weights_of_a_training_bench_load_too():
 @pytest.mark.parametrize(('change', 'message'), [
     (lambda s: s.pop('fpn.cell.0.fnode.0.combine.edge_weights'),
      r'effdet lacks neck\.layers\.0\.nodes\.0\.weights'),
+    (lambda s: [s.pop(f'{net}_net.predict.conv_pw.weight') for net in ('class', 'box')],
+     r'effdet lacks bbox_head\.classes\.predict\.pointwise\.weight, bbox_head\.boxes\.predict'),
+    (lambda s: s.update({'class_net.predict.conv_pw.weight': torch.ones(480, 64, 1, 1)}),
+     r'has another shape of bbox_head\.classes\.predict\.pointwise\.weight: take the config'),
     (lambda s: s.update({'fpn.more': torch.ones(1)}), 'has no place here for fpn.more'),
     (lambda s: s.update({'box_net.conv_rep.0.conv_pw.bias': torch.ones(1)}),
      r'has another shape of bbox_head\.boxes\.convs\.0\.pointwise\.bias'),

@@ -11,6 +11,8 @@ from mmeffnet.engine.checkpoint import AnyWeightsHook, load_whole
 from mmeffnet.errors import InputError
 from mmeffnet.models import EfficientNet
 
+CAT_DOG = dict(meta=dict(dataset_meta=dict(classes=['cat', 'dog'])))  # as a training says it
+
 
 @pytest.fixture
 def source():
@@ -29,8 +31,8 @@ def test_a_backbone_alone_is_said_to_be_one(source, tmp_path):
 
 def test_whole_weights_are_loaded(source, tmp_path):
     target = EfficientNet(arch='lite0')
-    torch.save(dict(state_dict=source.state_dict()), tmp_path / 'whole.pth')
-    load_whole(tmp_path / 'whole.pth', target)
+    torch.save(dict(state_dict=source.state_dict(), **CAT_DOG), tmp_path / 'whole.pth')
+    assert load_whole(tmp_path / 'whole.pth', target) == ('cat', 'dog')
     for key, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[key], value), key
 
@@ -51,7 +53,9 @@ def test_a_neck_beside_the_network_is_loaded_too_or_missed(source, tmp_path):
 def test_another_projects_network_is_loaded_as_it_is(tmp_path):
     source, target = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     torch.save(source.state_dict(), tmp_path / 'linear.pth')
-    load_whole(tmp_path / 'linear.pth', target)
+    assert load_whole(tmp_path / 'linear.pth', target) == ()
+    torch.save(dict(state_dict=source.state_dict(), **CAT_DOG), tmp_path / 'linear.pth')
+    assert load_whole(tmp_path / 'linear.pth', target) == ('cat', 'dog')
     assert torch.equal(target.weight, source.weight)
 
 
