@@ -3,6 +3,7 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mmpretrain
 import pytest
@@ -14,6 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmeffnet.engine import adjust, cli, run
 from mmeffnet.engine.config import check_keys, explain, load_config
 from mmeffnet.errors import InputError
+from mmeffnet.export import evaluation
 
 
 def train(fails, *argv):
@@ -95,6 +97,25 @@ def test_an_optimizer_that_is_not_installed_is_named(kind, hint):
     assert explain(error.value, Config()) == 'TypeError: None is not a callable object'
 
 
+@pytest.mark.parametrize(('paramwise', 'named'), [
+    (dict(norm_decay_mult=0., bias_decay_mult=0.), 'norm_decay_mult and bias_decay_mult'),
+    (dict(custom_keys=dict(head=dict(lr_mult=2), stem=dict(decay_mult=0.))),
+     'custom_keys.stem.decay_mult')])
+def test_a_weight_decay_that_factors_are_of_is_asked_for(paramwise, named):
+    """As where a config that has both is inherited, and its optimizer is another."""
+    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), paramwise_cfg=paramwise)
+    with pytest.raises(ValueError, match='base_wd') as error:
+        build_optim_wrapper(torch.nn.Linear(1, 1), Config(dict(w=wrapper)).w)
+    told = (f'optimizer.weight_decay is missing, and optim_wrapper{{}}.paramwise_cfg has {named}: '
+            'set it, to 0 for none')
+    assert explain(error.value, Config(dict(optim_wrapper=wrapper))) == (
+        f'optim_wrapper.{told.format("")}')
+    several = dict(good=dict(optimizer=dict(weight_decay=0), paramwise_cfg=paramwise), bad=wrapper)
+    assert explain(error.value, Config(dict(optim_wrapper=several))) == (
+        f'optim_wrapper.bad.{told.format(".bad")}')
+    assert explain(error.value, Config()) == 'base_wd should not be None'
+
+
 def test_shipped_configs_of_other_projects_have_no_misspelt_keys():
     root = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
     if not root.is_dir():
@@ -137,6 +158,50 @@ def test_folders_that_do_not_match_the_class_count_stop_the_run(fails, tiny_conf
     message = train(fails, tiny_config(FOLDERS))
     assert 'the data set has 5 classes and the model has 10' in message
     assert 'model.head.num_classes=5' in message
+
+
+def test_class_folders_of_other_names_stop_the_run(monkeypatch):
+    def loop(*folders):
+        return SimpleNamespace(dataloader=SimpleNamespace(dataset=SimpleNamespace(
+            folder_to_idx={name: label for label, name in enumerate(folders)}, img_prefix='')))
+    runner = SimpleNamespace(
+        model=SimpleNamespace(head=SimpleNamespace(num_classes=2)),
+        train_loop=loop('cat', 'dog'), val_loop=loop('Dog', 'cat'))
+    monkeypatch.setattr(run.Runner, 'from_cfg', lambda _: runner)
+    cfg = Config(dict(train_dataloader={}, val_dataloader={}))
+    with pytest.raises(InputError, match="^val_dataloader.dataset: label 0 is 'Dog', and it is "
+                       "'cat' in train_dataloader.dataset"):
+        run._build(cfg, ['train', 'val'])
+    assert run._build(cfg, ['train']) == run._build(cfg, ['val']) == runner
+
+
+@pytest.mark.parametrize('weights', ['a.pth', 'a.onnx'])
+def test_names_that_weights_were_trained_with_are_compared_and_the_test_goes_on(
+        weights, tiny_config, monkeypatch):
+    monkeypatch.chdir(Path(tiny_config()).parent)
+    runner = SimpleNamespace(model=SimpleNamespace(), test=lambda: {},
+                             test_dataloader=SimpleNamespace(dataset='digits'))
+    compared, gone_on = [], []
+    for name, double in dict(
+            _build=lambda *_: runner, load_whole=lambda *_: ['of torch'],
+            take_over=lambda *_: ['of onnx'], warn_of_names=lambda *args: compared.append(args),
+            _start=lambda *_: gone_on.append(len(compared))).items():
+        monkeypatch.setattr(run, name, double)
+    monkeypatch.setattr(run.pretrained, 'for_testing', lambda _: None)
+    run.test(cli.parse(cli.test_parser(), [tiny_config(), weights]))
+    names = [f'of {dict(pth="torch", onnx="onnx")[weights[2:]]}']
+    assert compared == [('digits', 'test_dataloader', runner.model, names, weights)]
+    assert gone_on == [1]
+
+
+@pytest.mark.parametrize(('names', 'known'), [(['cat', 'dog'], ['cat', 'dog']),
+                                              (['class 0', 'class 1'], [])])
+def test_an_exported_file_says_the_names_it_was_given(names, known, monkeypatch):
+    monkeypatch.setattr(evaluation, 'open_exported', lambda _: (None, dict(
+        classes=names, normalised_inside=False, mean=[0] * 3, std=[1] * 3)))
+    model = torch.nn.ModuleDict(dict(head=torch.nn.ModuleDict(dict(fc=torch.nn.Linear(4, 2)))))
+    model.data_preprocessor = torch.nn.Identity()
+    assert evaluation.take_over(model, 'a.onnx', {}) == known
 
 
 def test_a_hidden_folder_that_would_become_a_class_is_named(fails, tiny_config, photos):

@@ -95,22 +95,38 @@ def explain(error: Exception, cfg: Config) -> str:
     """The message of an error met while building, with the place in the config."""
     text = one_line(error)
     if text == 'TypeError: None is not a callable object':  # an optimizer unknown to MMEngine
-        for field, kind in _optimizers(cfg.get('optim_wrapper'), 'optim_wrapper'):
+        for field, wrapper in _wrappers(cfg.get('optim_wrapper'), 'optim_wrapper'):
+            kind = wrapper['optimizer'].get('type')
             if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
-                return (f'{field}.type={kind!r} is no optimizer that is installed (some come in '
-                        'packages of their own, as Lion in lion-pytorch)'
+                return (f'{field}.optimizer.type={kind!r} is no optimizer that is installed (some '
+                        'come in packages of their own, as Lion in lion-pytorch)'
                         f'{nearest(kind, OPTIMIZERS.module_dict)}')
+    if text == 'base_wd should not be None':
+        for field, wrapper in _wrappers(cfg.get('optim_wrapper'), 'optim_wrapper'):
+            factors = list(_decay_factors(wrapper.get('paramwise_cfg') or {}))
+            if factors and wrapper['optimizer'].get('weight_decay') is None:
+                return (f'{field}.optimizer.weight_decay is missing, and {field}.paramwise_cfg has '
+                        f'{" and ".join(factors)}: set it, to 0 for none')
     unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
     places = list(_places(unexpected[1], cfg.to_dict())) if unexpected else ()
     return f'{text} (in the config: {", ".join(places)})' if places else text
 
 
-def _optimizers(part, field: str) -> Iterator[tuple[str, object]]:
-    """Field and type of each optimizer in a wrapper, or in several by name."""
-    for key, value in (part.items() if isinstance(part, dict) else ()):
-        if key == 'optimizer' and isinstance(value, dict):
-            yield f'{field}.optimizer', value.get('type')
-        yield from _optimizers(value, f'{field}.{key}')
+def _wrappers(part, field: str) -> Iterator[tuple[str, dict]]:
+    """Field and config of what wraps an optimizer, of which there may be several by name."""
+    if not isinstance(part, dict):
+        return
+    if isinstance(part.get('optimizer'), dict):
+        yield field, part
+    for key, value in part.items():
+        yield from _wrappers(value, f'{field}.{key}')
+
+
+def _decay_factors(paramwise: dict) -> Iterator[str]:
+    """What multiplies the weight decay of some parameters."""
+    yield from (key for key in paramwise if key.endswith('decay_mult'))
+    yield from (f'custom_keys.{key}.decay_mult' for key, value in
+                (paramwise.get('custom_keys') or {}).items() if 'decay_mult' in value)
 
 
 def _places(key: str, node, path: str = '') -> Iterator[str]:

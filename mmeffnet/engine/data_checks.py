@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
+from mmeffnet.engine.class_checks import check_names, classes_of_head, parts_of
 from mmeffnet.engine.coco_checks import (
     check_annotations,
     check_categories,
@@ -61,23 +62,21 @@ def data_source(cfg: Config, loader: str) -> str:
 def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0) -> None:
     """Refuse classes, labels, hidden folders and encoded pictures that ``model`` cannot have.
 
+    So are classes that are the folders of their pictures in another order.
+
     most_missing: pictures of a COCO data set that may lack their file.
     Raises InputError naming the data set and both numbers.
     """
-    num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
-    for part in _parts(dataset):
+    num_classes = classes_of_head(model)
+    for part in parts_of(dataset):
         check_annotations(part, loader, most_missing)
         check_predictors(part, model, loader)
         _check_decoding(part, model, loader)
         folders = getattr(part, 'folder_to_idx', None) or {}
         _check_hidden(part, folders, loader)
-        if not isinstance(num_classes, int):
+        if num_classes is None:
             continue
-        classes = (getattr(part, 'metainfo', None) or {}).get('classes') or list(folders)
-        if classes and len(classes) != num_classes:
-            raise InputError(
-                f'{loader}: the data set has {len(classes)} classes and the model has '
-                f'{num_classes}: set model.head.num_classes={len(classes)}')
+        check_names(part, num_classes, loader)
         if not folders:  # labels made from folders are right by construction
             _check_labels(part, num_classes, loader)
 
@@ -197,14 +196,3 @@ def list_and_folder(dataset: dict) -> tuple[Path, Path] | None:
 def _hidden_message(hidden: Path) -> str:
     return (f'folder {str(hidden)!r} would be counted as a class and shift the labels of '
             'all others: delete it or move it away')
-
-
-def _parts(dataset) -> Iterator:
-    """The data sets inside wrappers."""
-    if hasattr(dataset, 'datasets'):
-        for child in dataset.datasets:
-            yield from _parts(child)
-    elif hasattr(dataset, 'dataset'):
-        yield from _parts(dataset.dataset)
-    else:
-        yield dataset

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmeffnet import host
 from mmeffnet.engine import adjust, execution, pretrained, results
 from mmeffnet.engine.checkpoint import bare_model, load_whole
+from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
 from mmeffnet.engine.config import explain, load_config
 from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source, no_sample
 from mmeffnet.engine.saving import claim
@@ -63,10 +64,9 @@ def test(args: Namespace) -> None:
             pretrained.for_testing(cfg)
         checkpoint, cfg.load_from = cfg.load_from, None if exported else cfg.load_from
         runner = _build(cfg, ['test'])
-        if exported:
-            take_over(bare_model(runner.model), checkpoint, cfg)
-        else:
-            load_whole(checkpoint, bare_model(runner.model))
+        model = bare_model(runner.model)
+        names = (take_over(model, checkpoint, cfg) if exported else load_whole(checkpoint, model))
+        warn_of_names(runner.test_dataloader.dataset, 'test_dataloader', model, names, checkpoint)
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(results.DumpResults(args.out))
         metrics = _start(runner.test, runner, cfg)
@@ -151,7 +151,7 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except Exception as error:
         raise InputError(explain(error, cfg)) from error
-    model = bare_model(runner.model)
+    model, datasets = bare_model(runner.model), {}
     for stage in stages:
         loader = f'{stage}_dataloader'
         if cfg.get(loader) is None:
@@ -168,6 +168,8 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
                     if no_sample(error) else explain(error, cfg))
             raise InputError(problem or f'{loader}{data_source(cfg, loader)}: {text}') from error
         check_dataset(dataset, model, loader, _max_skips(cfg) if stage == 'train' else 0)
+        datasets[loader] = dataset
+    check_same_classes(datasets, model)
     return runner
 
 

@@ -46,15 +46,17 @@ class Graph(nn.Module):
         return pixels
 
 
-def take_over(model: nn.Module, path, cfg) -> None:
+def take_over(model: nn.Module, path, cfg) -> list[str]:
     """Let an ImageClassifier predict by an exported file; data, head and metrics stay its own.
 
     The file is given RGB, in whatever order the model takes its images. cfg: of the test, whose
-    pipeline says in which order the images come.
+    pipeline says in which order the images come. Gives the names of the classes that the file was
+    exported with; none where it was given none.
 
     Raises InputError for another model, another number of classes, or another normalisation than
     the file was exported with.
     """
+    from mmeffnet.inference.network import class_names  # with it comes mmpretrain
     head = getattr(model, 'head', None)
     if not isinstance(getattr(head, 'fc', None), nn.Linear):
         named = type(model).__name__ if head is None else f'model.head {type(head).__name__}'
@@ -76,3 +78,5 @@ def take_over(model: nn.Module, path, cfg) -> None:
     model.backbone = Graph(path, call, metadata, bgr, norm if inside else None)
     model.neck = None
     head.fc = nn.Identity()
+    names = metadata['classes']
+    return names if tuple(names) != class_names(None, len(names)) else []

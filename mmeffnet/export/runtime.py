@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.weights import files
-from mmeffnet.weights.settings import bare
+from mmeffnet.weights.settings import bare, innermost
 
 # Suffix of a file -> format, and the packages that run it.
 FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
@@ -64,20 +64,11 @@ def gives_rgb(cfg) -> bool:
     Raises InputError where they are normalised there, in an order of its own, and where data sets
     of different orders are joined.
     """
-    found = {*map(_is_rgb, _innermost((cfg.get('test_dataloader') or {}).get('dataset') or {}))}
+    found = {*map(_is_rgb, innermost((cfg.get('test_dataloader') or {}).get('dataset') or {}))}
     if len(found) > 1:
         raise InputError('test_dataloader.dataset: some of its data sets give RGB and others BGR: '
                          'give them one order')
     return True in found
-
-
-def _innermost(dataset) -> Iterator[Mapping]:
-    """The data sets with files within those that wrap or join others."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    for part in inner or ():
-        yield from _innermost(part)
-    if not inner:
-        yield dataset
 
 
 def _name(part) -> str | None:

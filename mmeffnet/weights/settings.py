@@ -50,8 +50,7 @@ def apply(entry: Entry, cfg) -> None:
         cfg['data_preprocessor'] = norm
     cfg['model']['backbone'].update(model_settings(entry))
     for name in LOADERS:
-        pipeline = ((cfg.get(name) or {}).get('dataset') or {}).get('pipeline')
-        if pipeline:
+        for pipeline in pipelines_of(cfg, name):
             pipeline[:] = [pipeline[0], *test_transforms(entry), pipeline[-1]]
 
 
@@ -164,11 +163,30 @@ def _few(values) -> str:
     return '/'.join(f'{value:g}' for value in values)
 
 
+def innermost(dataset: Mapping) -> Iterator[Mapping]:
+    """The configs of data sets with files within those that wrap or join others."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for part in inner or ():
+        yield from innermost(part)
+    if not inner:
+        yield dataset
+
+
+def pipelines_of(cfg, loader: str) -> list[list]:
+    """The pipelines of a dataloader's data sets, without empty ones."""
+    found = innermost((cfg.get(loader) or {}).get('dataset') or {})
+    return [dataset['pipeline'] for dataset in found if dataset.get('pipeline')]
+
+
 def resolution_of(cfg) -> int | None:
-    """The side of the square that the test pipeline ends with."""
+    """The side of the square that the test pipeline ends with; of several, that of all of them."""
     if cfg.get('default_scope') != 'mmpretrain':
         return None
-    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
+    sides = {*map(_side, pipelines_of(cfg, 'test_dataloader'))}
+    return sides.pop() if len(sides) == 1 else None
+
+
+def _side(pipeline) -> int | None:
     for transform in reversed(pipeline):
         size = transform.get('crop_size') or (
             transform.get('scale') if transform.get('type') == 'Resize' else None)

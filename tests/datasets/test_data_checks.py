@@ -1,6 +1,7 @@
 """What is refused before a training starts is what the data set would read."""
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 import mmeffnet.datasets  # noqa: F401
+from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
 from mmeffnet.engine.data_checks import check_dataset, data_problem
 from mmeffnet.errors import InputError
 
@@ -107,3 +109,69 @@ def test_a_split_is_a_folder_for_imagenet_alone(kind, named, folder):
     problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader')
     assert (problem or '').partition(' exist')[0] == (
         f"loader.dataset.data_prefix: 'data/{named}' does not" if named else '')
+
+
+class Named:
+    """A data set that says what its labels are called."""
+
+    def __init__(self, classes=None, folders=()):
+        self.metainfo = dict(classes=classes) if classes or folders else {}
+        self.folder_to_idx = {name: label for label, name in enumerate(folders)}
+
+
+def joined(*parts):
+    return SimpleNamespace(datasets=parts)
+
+
+CLASSIFIER = SimpleNamespace(head=SimpleNamespace(num_classes=2))
+CAT_DOG, SHOWN = ('cat', 'dog'), ('Katze', 'Hund')
+
+
+@pytest.mark.parametrize(('train', 'val', 'told'), [
+    (Named(folders=CAT_DOG), Named(folders=('Dog', 'cat')), (0, 'Dog', 'cat', 'class folders')),
+    (Named(SHOWN, CAT_DOG), Named(SHOWN, ('cats', 'dogs')), (0, 'cats', 'cat', 'class folders')),
+    (Named(CAT_DOG), Named(('cat', 'bird')), (1, 'bird', 'dog', 'metainfo.classes')),
+    (Named(CAT_DOG), Named(CAT_DOG[::-1], CAT_DOG[::-1]), (0, 'dog', 'cat', 'metainfo.classes')),
+    (SimpleNamespace(dataset=Named(CAT_DOG)), joined(Named(), Named(CAT_DOG[::-1])),
+     (0, 'dog', 'cat', 'metainfo.classes'))])
+def test_labels_that_mean_different_classes_are_refused(train, val, told):
+    label, there, here, way = told
+    loaders = dict(train_dataloader=train, val_dataloader=val)
+    with pytest.raises(InputError, match=(
+            f"^val_dataloader.dataset: label {label} is '{there}', and it is '{here}' in "
+            f'train_dataloader.dataset, so that they mean different classes: give .*{way}')):
+        check_same_classes(loaders, CLASSIFIER)
+    check_same_classes(loaders, SimpleNamespace(bbox_head=CLASSIFIER.head))
+
+
+@pytest.mark.parametrize(('train', 'val'), [
+    (Named(folders=CAT_DOG), Named(folders=CAT_DOG)), (Named(CAT_DOG), Named(list(CAT_DOG))),
+    (Named(), Named(CAT_DOG)), (Named(SHOWN, CAT_DOG), Named(CAT_DOG, CAT_DOG)),
+    (Named(SHOWN), Named(CAT_DOG, CAT_DOG)), (joined(Named(CAT_DOG), Named()), Named(CAT_DOG))])
+def test_names_to_show_and_names_that_are_not_known_are_left_alone(train, val):
+    check_same_classes(dict(train_dataloader=train, val_dataloader=val), CLASSIFIER)
+
+
+def test_classes_that_are_the_folders_in_another_order_are_refused(folder):
+    model = nn.Module()
+    model.head = CLASSIFIER.head
+    with pytest.raises(InputError, match="^train_dataloader: label 0 is folder 'cat' and would be "
+                       "called 'dog': folders are numbered in the order of their names, whatever"):
+        check_dataset(built(classes=CAT_DOG[::-1]), model, 'train_dataloader')
+    for classes in (None, CAT_DOG, SHOWN, ('dog', 'bird')):
+        check_dataset(built(classes=classes), model, 'train_dataloader')
+
+
+@pytest.mark.parametrize(('dataset', 'trained', 'told'), [
+    (Named(CAT_DOG), ('cat', 'bird'), (1, 'dog', 'bird')),
+    (Named(SHOWN, CAT_DOG), CAT_DOG[::-1], (0, 'cat', 'dog')),
+    (joined(*2 * [Named(CAT_DOG)]), SHOWN, (0, 'cat', 'Katze')),
+    (Named(SHOWN, CAT_DOG), CAT_DOG, None), (Named(SHOWN, CAT_DOG), SHOWN, None),
+    (Named(), CAT_DOG, None), (Named(CAT_DOG), (), None)])
+def test_names_other_than_those_of_the_weights_are_told_once(dataset, trained, told, said):
+    warn_of_names(dataset, 'test_dataloader', SimpleNamespace(), trained, 'a.pth')
+    assert said == []
+    warn_of_names(dataset, 'test_dataloader', CLASSIFIER, trained, 'a.pth')
+    assert said == ([] if told is None else [
+        f"test_dataloader.dataset: label {told[0]} is {told[1]!r}, and in 'a.pth' it is "
+        f'{told[2]!r}: if these are different classes, the results mean nothing'])

@@ -361,6 +361,29 @@ def test_a_pipeline_that_gives_no_images_is_named(steps, words):
         quantize.images(cfg, 'pictures', (SIZE, SIZE))
 
 
+def test_pictures_for_int8_are_spread_over_all_of_the_folder(tmp_path, monkeypatch):
+    for i in range(7):
+        (tmp_path / f'{i}.png').touch()
+    read = []
+    monkeypatch.setattr(quantize, 'MOST', 3)
+    monkeypatch.setattr(quantize, '_through', lambda steps, path: read.append(path.stem) or
+                        torch.zeros(3, SIZE, SIZE))
+    cfg = dict(test_dataloader=dict(dataset=dict(pipeline=pipeline()[:1])))
+    assert len(quantize.images(cfg, str(tmp_path), (SIZE, SIZE))) == 3
+    assert read == ['0', '2', '4']
+
+
+def test_what_is_opened_is_put_there_last(tmp_path, monkeypatch):
+    """A file that is there is whole, with what belongs to it."""
+    for name in ('made/a.xml', 'made/b.bin', 'out'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).mkdir() if name == 'out' else (tmp_path / name).write_text(name)
+    put, whole = [], formats.whole
+    monkeypatch.setattr(formats, 'whole', lambda path: put.append(path.name) or whole(path))
+    formats.put(tmp_path / 'made/a.xml', tmp_path / 'out')
+    assert put == ['b.bin', 'a.xml']
+
+
 @pytest.mark.parametrize('flags', [['--preprocess'], []], ids=str)
 def test_the_test_tool_gives_a_file_rgb_whatever_the_config_has(folder, flags):
     path = export(folder, 'torchscript', 'order', *flags, '--cfg-options', *BGR, of=TINY_FILES)

@@ -1,4 +1,5 @@
 """A set's settings in a config: put there, and compared with what is there."""
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 
 from mmeffnet.variants import HALF_NORM, IMAGENET_NORM, Norm
 from mmeffnet.weights import CATALOG, apply, get_entry, mismatch
-from mmeffnet.weights.settings import norm_mismatch
+from mmeffnet.weights.settings import norm_mismatch, resolution_of
 
 B0 = 'efficientnet/efficientnet-b0_8xb32_in1k.py'
 
@@ -56,6 +57,52 @@ def test_a_config_with_the_settings_suits_and_builds(name, config):
     assert backbone.layers[0].bn.eps == entry.eps
     assert type(backbone.layers[0].conv).__name__ == (
         'Conv2d' if entry.padding == 'symmetric' else 'Conv2dSame')
+
+
+@pytest.mark.parametrize('wrapped', [
+    lambda inner: dict(type='RepeatDataset', times=2, dataset=inner),
+    lambda inner: dict(type='ConcatDataset', datasets=[
+        inner, dict(type='KFoldDataset', dataset=copy.deepcopy(inner))])])
+def test_data_sets_within_others_are_compared_and_set_too(wrapped, config):
+    entry = get_entry('efficientnet-b1_torchvision-v2_in1k')
+    config.test_dataloader.dataset = wrapped(config.test_dataloader.dataset)
+    assert 'resolution 240 where the config has 224' in mismatch(entry, config)
+    apply(entry, config)
+    assert mismatch(entry, config) is None
+    assert resolution_of(config) == 240
+
+
+@pytest.mark.parametrize(('pipelines', 'side'), [
+    ([[dict(type='Resize', scale=256), dict(type='CenterCrop', crop_size=224)]], 224),
+    ([[dict(type='ResizeEdge', scale=256)]], None), ([[], []], None),
+    ([[dict(type='Resize', scale=(64, 64))], [dict(type='CenterCrop', crop_size=64)]], 64),
+    ([[dict(type='Resize', scale=64)], [dict(type='Resize', scale=32)]], None)])
+def test_the_resolution_is_the_square_that_every_test_pipeline_ends_with(pipelines, side):
+    datasets = [dict(pipeline=pipeline) for pipeline in pipelines]
+    assert resolution_of(dict(default_scope='mmpretrain', test_dataloader=dict(
+        dataset=dict(type='ConcatDataset', datasets=datasets)))) == side
+
+
+@pytest.mark.parametrize('inside', [True, False])
+def test_the_input_is_set_in_the_data_preprocessor_that_the_model_gets(inside, config):
+    entry = get_entry('efficientnet-b0_tpu-advprop_in1k')
+    given = config.pop('data_preprocessor')
+    if inside:
+        config.model.data_preprocessor = given
+    apply(entry, config)
+    assert mismatch(entry, config) is None
+    found = config.model.data_preprocessor if inside else config.data_preprocessor
+    assert (found['mean'], found['to_rgb']) == ([127.5] * 3, True)
+
+
+def test_order_and_resolution_of_a_detector_are_its_own():
+    entry = get_entry('efficientnet-b0_tpu-aa_in1k')
+    norm = dict(mean=entry.norm.mean, std=entry.norm.std, bgr_to_rgb=True)
+    cfg = Config(dict(
+        default_scope='mmdet', test_dataloader=dict(dataset=dict(pipeline=[
+            dict(type='Resize', scale=(512, 512))])),
+        model=dict(data_preprocessor=norm, backbone=dict(type='mmeffnet.EfficientNet'))))
+    assert mismatch(entry, cfg) is None
 
 
 def models_of_the_index(configs):

@@ -1,0 +1,102 @@
+"""Names of classes: whether the labels of data sets and weights mean the same."""
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+from mmengine.logging import print_log
+from torch import nn
+
+from mmeffnet.errors import InputError
+
+
+class _Names(NamedTuple):
+    """What the labels of a data set are called, from 0 on; empty where nothing says it."""
+    folders: tuple[str, ...]  # the labels are made of these
+    classes: tuple[str, ...]  # these folders again, or names to show
+
+
+def _names(dataset) -> _Names:
+    folders = getattr(dataset, 'folder_to_idx', None) or {}
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    return _Names(tuple(sorted(folders, key=folders.get)), tuple(map(str, classes)))
+
+
+def _first_difference(some: Sequence[str], others: Sequence[str]) -> int | None:
+    """The first label that is called otherwise, None where all are called alike."""
+    return next((i for i, (a, b) in enumerate(zip(some, others)) if a != b), None)
+
+
+def check_names(dataset, num_classes: int, loader: str) -> None:
+    """Refuse another number of classes than the model's, and names that belong to other folders.
+
+    Raises InputError naming both numbers, or the first label that would be called otherwise.
+    """
+    names = _names(dataset)
+    classes = names.classes or names.folders
+    if classes and len(classes) != num_classes:
+        raise InputError(
+            f'{loader}: the data set has {len(classes)} classes and the model has '
+            f'{num_classes}: set model.head.num_classes={len(classes)}')
+    label = _first_difference(names.folders, classes)
+    if label is not None and {*names.folders} == {*classes}:  # others are names to show
+        raise InputError(
+            f'{loader}: label {label} is folder {names.folders[label]!r} and would be called '
+            f'{classes[label]!r}: folders are numbered in the order of their names, whatever '
+            'metainfo.classes says; leave it out, or give it that order')
+
+
+def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None:
+    """Refuse data sets of a classifier whose labels mean different classes.
+
+    datasets: by their dataloader. Folders have to be called alike where labels are made of them.
+    Other names may be in another language, or synonyms; only with a name in common they have to be
+    the same.
+    Raises InputError naming both dataloaders and the first label that is called otherwise.
+    """
+    found = [(loader, _names(part)) for loader, dataset in datasets.items()
+             for part in parts_of(dataset)] if classes_of_head(model) is not None else []
+    for (one, some), (other, others) in combinations(found, 2):
+        by_folder = bool(some.folders and others.folders)
+        a, b = (names.folders if by_folder else names.classes for names in (some, others))
+        label = _first_difference(a, b)
+        if label is not None and (by_folder or {*a} & {*b}):
+            way = 'give the class folders of both the same names' if by_folder else \
+                'give both the same metainfo.classes'
+            raise InputError(f'{other}.dataset: label {label} is {b[label]!r}, and it is '
+                             f'{a[label]!r} in {one}.dataset, so that they mean different '
+                             f'classes: {way}')
+
+
+def warn_of_names(dataset, loader: str, model: nn.Module, trained: Sequence[str], source) -> None:
+    """Warn where labels of a classifier's data set may mean other classes than it was trained for.
+
+    trained: the names that ``source``, its weights, has for them; empty for none. They may be names
+    to show, so that nothing is refused.
+    """
+    for part in parts_of(dataset) if classes_of_head(model) is not None else ():
+        known = [names for names in _names(part) if names]
+        labels = [_first_difference(trained, names) for names in known]
+        if known and None not in labels:
+            names, label = known[0], labels[0]
+            print_log(f'{loader}.dataset: label {label} is {names[label]!r}, and in '
+                      f'{str(source)!r} it is {trained[label]!r}: if these are different classes, '
+                      'the results mean nothing', 'current', level=logging.WARNING)
+            return
+
+
+def classes_of_head(model) -> int | None:
+    """The number of classes of a classifier, None for other models."""
+    found = getattr(getattr(model, 'head', None), 'num_classes', None)
+    return found if isinstance(found, int) else None
+
+
+def parts_of(dataset) -> Iterator:
+    """The data sets inside wrappers."""
+    if hasattr(dataset, 'datasets'):
+        for child in dataset.datasets:
+            yield from parts_of(child)
+    elif hasattr(dataset, 'dataset'):
+        yield from parts_of(dataset.dataset)
+    else:
+        yield dataset
