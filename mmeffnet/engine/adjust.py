@@ -12,8 +12,11 @@ from mmeffnet.errors import InputError
 MMENGINES_WRAPPER = 'MMDistributedDataParallel'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
-# How the visualization hook of each project is told to draw, and where to.
-DRAWING = {'mmpretrain': ('enable', 'out_dir'), 'mmdet': ('draw', 'test_out_dir')}
+# How the visualization hook of each project is told to draw, and where to: mmseg's writes where
+# the visualizer does. Last the visualizer that draws, where ours knows labels of images alone.
+DRAWING = {'mmpretrain': ('enable', 'out_dir', None),
+           'mmdet': ('draw', 'test_out_dir', 'DetLocalVisualizer'),
+           'mmseg': ('draw', None, 'SegLocalVisualizer')}
 
 # Test-time augmentation of a classifier whose config says nothing of it.
 FLIP_TTA = dict(model=dict(type='mmpretrain.AverageClsScoreTTA'),
@@ -157,16 +160,24 @@ def _draw(cfg: Config, args: Namespace) -> None:
     if not hook:
         raise InputError('--show and --show-dir need a hook that draws: set '
                          "default_hooks.visualization=dict(type='VisualizationHook')")
-    draw, out_dir = DRAWING.get(cfg.get('default_scope'), DRAWING['mmdet'])
+    draw, out_dir, visualizer = DRAWING.get(cfg.get('default_scope'), DRAWING['mmdet'])
     # mmdet's lies in a new folder of the work dir, unless the path is absolute.
     place = Path(args.show_dir or '')
-    if out_dir == 'out_dir' or place.is_absolute():
+    if out_dir != 'test_out_dir' or place.is_absolute():
         file = next((part for part in (place, *place.parents) if part.is_file()), None)
         if file:
             raise InputError(f'--show-dir {args.show_dir!r}: {str(file)!r} is a file; name a '
                              'folder')
-    hook.update({draw: True, out_dir: args.show_dir, 'show': args.show,
-                 'wait_time': args.wait_time, 'interval': args.interval})
+    hook.update({draw: True, 'show': args.show, 'wait_time': args.wait_time,
+                 'interval': args.interval})
+    if visualizer and (cfg.get('visualizer') or {}).get('type') in (
+            None, 'mmeffnet.RunVisualizer'):
+        cfg.visualizer = ConfigDict(type=visualizer)
+    if out_dir:
+        hook[out_dir] = args.show_dir
+    elif args.show_dir:
+        cfg.visualizer.setdefault('vis_backends', [dict(type='LocalVisBackend')])
+        cfg.visualizer.save_dir = args.show_dir
 
 
 def _augment(cfg: Config) -> None:
