@@ -58,7 +58,7 @@ def small(path: str, short_side: int) -> np.ndarray:
     scale = short_side / min(height, width)
     if scale >= 1:
         return image
-    size = max(short_side, round(width * scale)), max(short_side, round(height * scale))
+    size = round(width * scale), round(height * scale)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 

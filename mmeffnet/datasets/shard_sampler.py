@@ -62,7 +62,7 @@ class ShardSampler(Sampler):
         if not self._shuffle:
             # MMEngine takes one result of each process in turn, and cuts what was repeated.
             return range(self._rank, end, self._processes)
-        return range(min(self._rank * share, end), min((self._rank + 1) * share, end))
+        return range(self._rank * share, min((self._rank + 1) * share, end))
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch has another order."""

@@ -98,7 +98,10 @@ def extensions_of(cfg: Config, root: Path) -> dict[str, list[str]]:
 
 
 def named_by(cfg: Config, root: Path) -> list[Source]:
-    """Lists and folders below ``root`` that a config names for the splits that have a list."""
+    """Lists and class folders below ``root`` that a config names, by split.
+
+    Not where all classes of a split are in ``root`` itself, which then is no split.
+    """
     found = []
     for split in SPLITS:
         sources = []
@@ -106,7 +109,8 @@ def named_by(cfg: Config, root: Path) -> list[Source]:
             listed, folder = list_and_folder(dataset) or (None, class_folder(dataset))
             if folder and folder.resolve().is_relative_to(root.resolve()):
                 sources.append(Source(split, folder, listed))
-        found += sources if any(source.listed for source in sources) else []
+        if any(source.listed or source.folder.resolve() != root.resolve() for source in sources):
+            found += sources
     return found
 
 

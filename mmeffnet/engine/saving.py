@@ -175,7 +175,7 @@ def newest_checkpoint(folder: Path | str) -> Path | None:
     iterations, or None.
 
     A run that began anew in the folder may have fewer than what an earlier one left there. Torn
-    files are named in a warning and passed over.
+    files, and those of other trainers, are named in a warning and passed over.
     """
     found = []
     for path in sorted(Path(folder).glob('*.pth')):
@@ -187,7 +187,10 @@ def newest_checkpoint(folder: Path | str) -> Path | None:
             continue
         # Those for use only, such as the best, lack the optimizer.
         if isinstance(content, dict) and 'optimizer' in content:
-            meta = content['meta']
+            meta = content.get('meta')
+            if not isinstance(meta, dict) or 'iter' not in meta:
+                _pass_over(path, 'it has no meta.iter, as the checkpoints of MMEngine have')
+                continue
             begun = str(meta.get('experiment_name', ''))[-len('YYYYMMDD_hhmmss'):]
             found.append((begun, meta['iter'], path.stat().st_mtime_ns, path))
     for *_, path in sorted(found, reverse=True):

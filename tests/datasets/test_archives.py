@@ -21,7 +21,7 @@ from skimage import data
 from torch.nn import Module
 from torch.utils.data import DataLoader
 
-from mmeffnet.datasets import archive, shards
+from mmeffnet.datasets import archive, packed, shards
 from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.engine import archive_cli
 from mmeffnet.engine.data_checks import check_dataset
@@ -124,7 +124,8 @@ def means(outputs, inputs):
     return np.clip(overlap, 0, None) / (inputs / outputs)
 
 
-def test_packed_pictures_are_the_folders_made_smaller(config):
+def test_packed_pictures_are_the_folders_made_smaller(config, monkeypatch):
+    monkeypatch.setattr(packed, 'AT_ONCE', 3)  # of the four in a part
     ours = opened('pack', written(config, 'pack', '--short-side', '32', '--workers', '2'))
     smaller = 0
     for a, b in zip(folder_of(config), ours, strict=True):
@@ -254,6 +255,8 @@ def test_labels_may_be_whole_numbers_of_numpy(config):
     found = archive.samples_of(Rows(rows))
     assert found == samples
     assert {type(sample.label) for sample in found} == {int}
+    with pytest.raises(InputError, match='^Rows has no files with one class each'):
+        archive.samples_of(Rows())
 
 
 class Rows(list):
@@ -340,10 +343,12 @@ def test_archives_of_earlier_versions_are_read_and_kept(config, name, capsys):
 def test_a_torn_and_a_missing_part_are_named_before_a_run(config, name):
     folder = written(config, name)
     path = folder / f'part-00002.{TOOLS[name][2]}'
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(InputError, match=rf"part-00002.{TOOLS[name][2]}' has [\d,]+ bytes and was "
-                       r'written with [\d,]+: it is torn; remove it and run'):
-        opened(name, folder)
+    content = path.read_bytes()
+    for changed in (content[:-5], content + b'more'):
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=rf"part-00002.{TOOLS[name][2]}' has [\d,]+ bytes and "
+                           r'was written with [\d,]+: it is torn; remove it and run'):
+            opened(name, folder)
     path.unlink()
     with pytest.raises(InputError, match=f"part-00002.{TOOLS[name][2]}', a part of an archive, "
                        'cannot be read: No such file'):
@@ -354,6 +359,8 @@ def test_a_torn_and_a_missing_part_are_named_before_a_run(config, name):
     (lambda folder: (folder / 'archive.json').unlink(), 'its writing was begun and not ended'),
     (lambda folder: (folder / 'archive.json').write_text('{"kind": "boxes", "version": 1}'),
      "is of kind 'boxes', version 1; 'shards', 1 is wanted"),
+    (lambda folder: (folder / 'archive.json').write_text('{"kind": "shards", "version": 2}'),
+     "is of kind 'shards', version 2; 'shards', 1 is wanted"),
     (lambda folder: (folder / 'archive.json').write_text('{'), "archive.json' cannot be read"),
     (lambda folder: (folder / 'part-00001.json').unlink(), "part-00001.json' cannot be read")])
 def test_what_is_no_archive_is_said(config, spoil, words):
@@ -367,6 +374,8 @@ def test_what_is_no_archive_is_said(config, spoil, words):
 
 @pytest.mark.parametrize(('argv', 'words'), [
     (['--out', 'x'], 'CONFIG and --out FOLDER are needed, or --check FOLDER'),
+    (['{config}'], 'CONFIG and --out FOLDER are needed, or --check FOLDER'),
+    (['{config}', '--out', 'x', '--workers', '0'], '--workers 0 must be at least 1'),
     (['{config}', '--out', 'x', '--images-per-part', '0'], '--images-per-part 0 must be at least'),
     (['{config}', '--out', 'x', '--short-side', '0'], '--short-side 0 must be at least 1'),
     (['{config}', '--out', 'x', '--split', 'val'], 'has no val_dataloader'),
@@ -408,6 +417,18 @@ def test_a_data_set_is_copied_and_cut(config, name):
         assert [sample['gt_label'] for sample in same] == expected
     assert [sample['gt_label'] for sample in dataset.get_subset([7, 2])] == [
         expected[i] for i in (7, 2)]
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_config_may_call_the_classes_otherwise(config, name):
+    names = opened(name, written(config, name), metainfo=dict(classes=('Katze', 'Hund'))).metainfo
+    assert names['classes'] == ('Katze', 'Hund')
+
+
+def test_parts_whose_pictures_are_gone_are_kept(config):
+    folder, samples = written(config, 'shard'), archive.samples_of(folder_of(config))
+    os.unlink(samples[5].path)
+    assert archive.write_archive(folder, shards.sharding(), samples, 4, ('cat', 'dog')) == 3
 
 
 def test_a_spawned_worker_is_not_sent_the_pixels(config):
@@ -540,17 +561,25 @@ def test_an_address_is_read_whatever_picture_and_folder_are_called(tmp_path):
 def test_many_shards_keep_few_files_open(shard, monkeypatch):
     monkeypatch.setattr(shards, 'OPEN_FILES', 1)
     dataset, _ = shard
+    close, closed = os.close, []
+    monkeypatch.setattr(os, 'close', lambda file: closed.append(file) or close(file))
+    opened_files = {}
     for sample in dataset:
         fileio.get(sample['img_path'])
+        opened_files |= shards._files
     assert len(shards._files) == 1
+    assert {*opened_files.values()} - {*shards._files.values()} <= {*closed}
+    assert len(opened_files) == 3
 
 
 def test_the_sampler_refuses_what_has_no_shards(shard):
     dataset, _ = shard
     assert len(ShardSampler(dataset)) == COUNT
-    with pytest.raises(InputError, match='needs mmeffnet.ShardedImages with all its samples, and '
-                       'was given list with 3; use DefaultSampler'):
-        ShardSampler([1, 2, 3])
+    part = opened('shard', dataset._archive.folder, indices=5)
+    for other, words in (([1, 2, 3], 'list with 3'), (part, 'ShardedImages with 5')):
+        with pytest.raises(InputError, match='needs mmeffnet.ShardedImages with all its samples, '
+                           f'and was given {words}; use DefaultSampler'):
+            ShardSampler(other)
     for window in (0, 2.5):
         with pytest.raises(ValueError, match=f'window={window} must be a whole number of at least'):
             ShardSampler(dataset, window=window)

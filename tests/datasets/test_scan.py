@@ -34,9 +34,9 @@ def data(tmp_path, monkeypatch):
     return tmp_path / 'data'
 
 
-def problems(*flags):
+def problems(*flags, root='data'):
     """Exit code, and the problems as 'kind: path'."""
-    code = main(['data', '--workers', '1', *flags])
+    code = main([root, '--workers', '1', *flags])
     report = json.loads(Path('work_dirs/check_data.json').read_text())
     return code, {f'{p["kind"]}: {p["path"]}' for p in report['problems']}
 
@@ -63,10 +63,35 @@ def test_every_kind_of_bad_file_is_named(data):
         'hidden: data/train/cat/.hidden.jpg', 'wrong type: data/train/cat/other.jpg'}
 
 
-def test_remarks_alone_are_no_failure(data):
+def test_pictures_are_known_by_what_is_in_them_and_by_any_spelling_of_a_suffix(data, capsys):
+    cat, noise = data / 'train/cat', [Image.effect_noise((9 + i, 9), 90) for i in range(6)]
+    (cat / '0.jpg').rename(cat / '0.JPEG')
+    noise[0].save(cat / 'of two.jpg', format='MPO', save_all=True, append_images=[noise[1]])
+    noise[2].save(cat / 'other.JPG', format='PNG')
+    noise[3].save(cat / 'new.WEBP', format='WEBP')
+    Path('elsewhere').mkdir()
+    noise[4].save('elsewhere/0.png')
+    (cat / 'linked').symlink_to(Path('elsewhere').resolve())
+    assert problems() == (1, {'wrong type: data/train/cat/other.JPG',
+                              'not read: data/train/cat/new.WEBP'})
+    assert 'train 11, val 8 pictures; 1 problems, 1 remarks' in capsys.readouterr().out
+
+
+def test_remarks_alone_are_no_failure(data, capsys):
     for name in ('train', 'train/cat'):
         (data / name / '.DS_Store').touch()
     assert problems() == (0, {f'hidden: data/{n}/.DS_Store' for n in ('train', 'train/cat')})
+    for number in range(check_data.FEW + 1):
+        (data / f'train/dog/{number}.txt').touch()
+    capsys.readouterr()
+    assert len(problems()[1]) == check_data.FEW + 3  # in the report
+    assert capsys.readouterr().out.count('data/train/dog/') == check_data.FEW
+
+
+def test_a_text_beside_classes_is_told_within_a_split_alone(data):
+    (data / 'train/labels.txt').touch()
+    assert problems() == (0, {'no picture: data/train/labels.txt'})
+    assert problems(root='data/train') == (0, set())
 
 
 def test_hidden_folders_are_problems(data):
@@ -83,7 +108,9 @@ def test_a_hidden_folder_without_pictures_is_left_alone(data):
     for name in ('notes.txt', 'deep/.hidden.jpg'):
         (data / 'train/cat/.cache' / name).write_bytes(b'x')
     assert problems() == (0, {'hidden: data/train/cat/.cache'})
-    (data / 'train/cat/.cache/deep/0.jpg').write_bytes(b'x')
+    Path('elsewhere').mkdir()
+    Path('elsewhere/0.jpg').write_bytes(b'x')
+    (data / 'train/cat/.cache/deep/link').symlink_to(Path('elsewhere').resolve())
     assert problems() == (1, {'hidden folder: data/train/cat/.cache'})
 
 
@@ -217,6 +244,14 @@ def test_lists_are_checked_line_by_line(data):
                      'class missing in a split: 7'}
 
 
+def test_a_list_may_have_blanks_in_names_and_at_ends(data, capsys):
+    (data / 'val/cat/0.jpg').rename(data / 'val/cat/my cat.jpg')
+    (data / 'meta').mkdir()
+    (data / 'meta/val.txt').write_text('cat/my cat.jpg 0 \ndog/0.jpg 1\ndog/1.jpg -1\n')
+    assert problems() == (1, {'label: data/meta/val.txt:3'})
+    assert 'val 3 pictures' in capsys.readouterr().out
+
+
 def test_a_list_of_which_no_line_can_be_read_is_a_problem(data):
     (data / 'meta').mkdir()
     for split in ('train', 'val'):
@@ -254,6 +289,28 @@ def test_lists_in_the_root_are_read_where_a_config_names_them(data, capsys):
     assert 'list: data/val.txt' in problems('--config', 'config.py')[1]
     Path('config.py').write_text(LISTED.replace("'more'", "'gone'"))
     assert 'missing: data/gone' in problems('--config', 'config.py')[1]
+    Path('config.py').write_text(LISTED.replace("'val.txt'", "'train.txt/val.txt'"))
+    assert 'list: data/train.txt/val.txt' in problems('--config', 'config.py')[1]
+
+
+def test_class_folders_that_a_config_names_are_its_splits(data, capsys):
+    (data / 'train').rename(data / 'images')
+    (data / 'val').rename(data / 'more')
+    Path('config.py').write_text("""
+folder = dict(type='CustomDataset', data_root='data')
+train_dataloader = dict(dataset=dict(data_prefix='images', extensions=['.jpg', '.webp'], **folder))
+val_dataloader = dict(dataset=dict(data_prefix='more', **folder))
+""")
+    Image.new('RGB', (9, 9)).save(data / 'images/cat/new.webp')
+    flags = ('--config', 'config.py', '--num-classes', '2')
+    assert problems(*flags) == (0, set())
+    assert 'train 9, val 8 pictures' in capsys.readouterr().out
+    (data / 'more/dog/copy.jpg').write_bytes((data / 'images/cat/0.jpg').read_bytes())
+    assert problems(*flags) == (1, {'duplicate across splits: data/more/dog/copy.jpg'})
+    # The folder that is looked through is no split of itself, nor is what lies outside of it.
+    capsys.readouterr()
+    assert problems(*flags, root='data/images') == (0, set())
+    assert capsys.readouterr().out.startswith('data/images 9 pictures')
 
 
 def test_a_list_beside_class_folders_is_not_read(data):
@@ -268,6 +325,7 @@ def test_a_list_beside_class_folders_is_not_read(data):
         path.rename(data / f'train/{path.parent.name}{path.name}')
     for name in ('cat', 'dog'):
         (data / 'train' / name).rmdir()
+    (data / 'train/.thumbnails').mkdir()
     (data / 'train.txt').write_text('cat0.jpg 0\ndog1.jpg 1\n')
     assert problems() == (0, set())
 
@@ -334,6 +392,7 @@ def test_a_worker_that_is_ended_is_one_line(data, capsys, monkeypatch):
 @pytest.mark.parametrize(('argv', 'message'), [
     (['gone'], "data folder 'gone' does not exist"), (['.'], 'holds no pictures in classes'),
     (['data', '--workers', '-1'], '--workers -1 must be at least 0'),
+    (['data', '--max-pixels', '0'], '--max-pixels 0 must be at least 1'),
     (['data', '--num-classes', '0'], '--num-classes 0 must be at least 1'),
     (['data', '--report', 'data/train/cat/0.jpg/report.json'], 'cannot be written'),
     (['data', '--report', 'data'], "--report 'data' is a folder: name a file")])

@@ -17,8 +17,9 @@ def config(configs):
     return Config.fromfile(configs / 'efficientnet/efficientnet-b0_8xb32_in1k.py')
 
 
-def test_a_set_chosen_by_name_brings_its_settings(config, said):
-    config.load_from = SET
+@pytest.mark.parametrize('prefix', ['', 'mmeffnet://'])
+def test_a_set_chosen_by_name_brings_its_settings(prefix, config, said):
+    config.load_from = prefix + SET
     pretrained.for_testing(config)
     assert config.load_from == f'mmeffnet://{SET}'
     assert tuple(config.data_preprocessor.mean) == get_entry(SET).norm.mean
@@ -51,9 +52,22 @@ def test_what_a_whole_model_is_initialised_with_becomes_load_from(config):
     assert config.model.init_cfg is None
 
 
+@pytest.mark.parametrize('more', [
+    dict(load_from='timm://tf_efficientnet_b0.ap_in1k'),
+    dict(model=dict(init_cfg=dict(prefix='backbone.')))])
+def test_a_part_of_a_file_and_what_load_from_overrules_stay_where_they_are(more, config):
+    given = dict(type='Pretrained', checkpoint='timm://tf_efficientnet_b0.aa_in1k')
+    config.model.init_cfg = given
+    config.merge_from_dict(more)
+    pretrained.for_training(config)
+    assert config.get('load_from') == more.get('load_from')
+    assert config.model.init_cfg.checkpoint == given['checkpoint']
+
+
 def test_a_missing_file_is_named_before_anything_is_built(config):
-    for key, value in (('load_from', 'gone.pth'), ('model', dict(backbone=dict(init_cfg=dict(
-            type='Pretrained', checkpoint='gone.pth'))))):
+    gone = dict(type='Pretrained', checkpoint='gone.pth')
+    for key, value in (('load_from', 'gone.pth'), ('model', dict(backbone=dict(init_cfg=gone))),
+                       ('model', dict(neck=[dict(init_cfg=[dict(type='Normal'), gone])]))):
         broken = Config(config.to_dict())
         broken.merge_from_dict({key: value})
         with pytest.raises(InputError, match="'gone.pth' does not exist"):
@@ -103,6 +117,9 @@ def test_resuming_from_an_empty_name_is_not_resuming_from_the_newest(config):
 def test_addresses_are_those_that_mmengine_can_load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(EfficientNet('lite0').state_dict(), 'ours.pth')
+    (tmp_path / 'b0').symlink_to('ours.pth')
+    monkeypatch.setitem(pretrained.CATALOG, 'b0', None)  # a file goes before a set
+    assert pretrained.address('b0') == 'b0'
     (tmp_path / 'theirs.bin').write_bytes(b'\x89HDF\r\n\x1a\n')
     assert {source: pretrained.address(source) for source in (
         'ours.pth', 'theirs.bin', SET, 'timm://x', 'torchvision://efficientnet_b0',

@@ -52,6 +52,15 @@ def test_damaged_files_are_passed_over_and_named(damage, tmp_path, said):
     assert [line for line in said if line.startswith(f'{torn} cannot be resumed: ')]
 
 
+@pytest.mark.parametrize('meta', [{}, dict(meta=None), dict(meta=dict(epoch=3)), dict(meta='a')])
+def test_checkpoints_of_other_trainers_are_passed_over_and_named(meta, tmp_path, said):
+    good, theirs = checkpoint(tmp_path, 1), tmp_path / 'theirs.pth'
+    torch.save(dict(model={}, optimizer={}, epoch=3, **meta), theirs)
+    assert saving.newest_checkpoint(tmp_path) == good
+    assert said == [f'{theirs} cannot be resumed: it has no meta.iter, as the checkpoints of '
+                    'MMEngine have']
+
+
 class Code:
     def __reduce__(self):
         return print, ('executed', )
