@@ -17,6 +17,8 @@ PYRAMIDS = {'BiFPN', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFCOS_FPN', 
             'RFP', 'YOLOXPAFPN'}
 # Those that give ``num_outs`` levels, the last ones by halving again and again.
 EXTENDED = {'BiFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFPN', 'PAFPN', 'RFP'}
+# What ours has where a config says nothing; the others have no default.
+NUM_OUTS = {'BiFPN': 5}
 # Those that give what they take, level by level.
 KEPT = {'BFP', 'CSPNeXtPAFPN', 'DyHead', 'GlobalAveragePooling', 'YOLOXPAFPN'}
 # Gives one level, made from the last output.
@@ -108,8 +110,9 @@ def _check_levels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mapping
             left = tuple(f.index for f in info if f is not dropped)
             kept = feature_info(backbone.get('arch', 'b0'), left, scaling=backbone.get('scaling'),
                                 output_stride=backbone.get('output_stride'))
-            last = _taken(neck).stop
-            last = f' and neck.end_level={last - 2}' if last else ''
+            last = neck.get('end_level', -1)
+            last = ('' if last == -1 else f', neck.end_level={last - 1} and neck.num_outs='
+                    f'{_num_outs(neck) - 1}')
             raise InputError(
                 f'{path}.backbone ({_outputs(backbone)}): outputs {fine.index} and '
                 f'{coarse.index} both have stride {fine.stride}, and {name_of(neck)} needs each '
@@ -119,8 +122,13 @@ def _check_levels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mapping
 
 def _taken(neck: Mapping) -> slice:
     """The outputs of the backbone that a neck takes; from others come further levels at most."""
-    start, end = neck.get('start_level', 0), neck.get('end_level', -1)
-    return slice(start, None if end in (-1, None) else end + 1)
+    start = neck.get('start_level', 0)
+    # mmdet's take ``end_level`` too and mmseg's does not; with one, all give what they take.
+    return slice(start, None if neck.get('end_level', -1) == -1 else start + _num_outs(neck))
+
+
+def _num_outs(neck: Mapping) -> int:
+    return neck.get('num_outs', NUM_OUTS.get(name_of(neck), 0))
 
 
 def _strides_after(necks: list, info: FeatureInfo) -> list[int] | None:
@@ -129,7 +137,7 @@ def _strides_after(necks: list, info: FeatureInfo) -> list[int] | None:
     for neck in necks:
         if name_of(neck) in EXTENDED:
             strides = strides[_taken(neck)]
-            while strides and len(strides) < neck.get('num_outs', 0):
+            while strides and len(strides) < _num_outs(neck):
                 strides = [*strides, 2 * strides[-1]]
         elif name_of(neck) in LAST:
             strides = strides[-1:]

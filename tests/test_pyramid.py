@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mmeffnet import check_model
+from mmeffnet import EfficientNet, check_model
 from mmeffnet.errors import InputError
 
 
@@ -20,6 +20,14 @@ def retinanet(channels=(24, 40, 112, 320), strides=(8, 16, 32, 64, 128), start_l
                   start_level=start_level, add_extra_convs='on_input'),
         bbox_head=dict(type='RetinaHead', in_channels=256, anchor_generator=dict(
             type='AnchorGenerator', strides=list(strides))))
+
+
+# As their libraries call them.
+PYRAMIDS = ['BiFPN', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFCOS_FPN', 'NASFPN', 'PAFPN',
+            'RFP', 'YOLOXPAFPN']
+EXTENDED = ['BiFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFPN', 'PAFPN', 'RFP']
+KEPT = ['BFP', 'CSPNeXtPAFPN', 'DyHead', 'GlobalAveragePooling', 'YOLOXPAFPN']
+OTHERS = ['ChannelMapper', 'FPN_DropBlock', 'HRFPN', 'JPU', 'MLANeck', 'MultiLevelNeck']
 
 
 def test_detector_that_fits_passes():
@@ -41,11 +49,21 @@ def test_neck_with_a_channel_too_few_is_refused():
         check_model(retinanet(channels=(40, 112, 320)))
 
 
-def test_pyramid_with_two_equal_strides_is_refused():
+@pytest.mark.parametrize('name', PYRAMIDS)
+def test_pyramid_with_two_equal_strides_is_refused(name):
+    model = retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6))
+    model['neck']['type'] = name
     with pytest.raises(InputError, match=(
-            r'outputs 5 and 6 both have stride 32, and FPN needs each level coarser than the one '
-            r'before; write out_indices=\(3, 4, 5\) and neck.in_channels=\[40, 112, 320\]')):
-        check_model(retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6)))
+            rf'outputs 5 and 6 both have stride 32, and {name} needs each level coarser than the '
+            r'one before; write out_indices=\(3, 4, 5\) and neck.in_channels=\[40, 112, 320\]')):
+        check_model(model)
+
+
+def test_classes_in_the_place_of_names_are_checked_as_these_are():
+    model = retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6))
+    model['backbone']['type'], model['neck']['type'] = EfficientNet, type('FPN', (), {})
+    with pytest.raises(InputError, match='outputs 5 and 6 both have stride 32, and FPN needs'):
+        check_model(model)
 
 
 def test_stem_and_first_group_have_one_stride_and_the_stem_is_left_out():
@@ -58,17 +76,22 @@ def test_output_stride_of_16_makes_two_levels_equal():
         check_model(retinanet(output_stride=16))
 
 
-def test_anchors_on_another_grid_than_the_levels_are_refused():
+@pytest.mark.parametrize('names', [
+    *([name] for name in EXTENDED), *(['FPN', name] for name in KEPT)], ids='-'.join)
+def test_anchors_on_another_grid_than_the_levels_are_refused(names):
+    model = retinanet(start_level=0)
+    model['neck'] = [{**model['neck'], 'type': name} for name in names]
     with pytest.raises(InputError, match=(
             r'model\.bbox_head\.anchor_generator\.strides=\[8, 16, 32, 64, 128\]: the neck gives '
             r'levels with strides \[4, 8, 16, 32, 64\]; write strides=\[4, 8, 16, 32, 64\]')):
-        check_model(retinanet(start_level=0))
+        check_model(model)
 
 
 def test_strides_as_pairs_mean_the_same():
     check_model(retinanet(strides=[(8, 8), (16, 16), (32, 32), (64, 64), (128, 128)]))
-    with pytest.raises(InputError, match=r'write strides='):
-        check_model(retinanet(strides=[(4, 4), (16, 16), (32, 32), (64, 64), (128, 128)]))
+    for pair in ((4, 4), (8, 4)):
+        with pytest.raises(InputError, match=r'write strides='):
+            check_model(retinanet(strides=[pair, (16, 16), (32, 32), (64, 64), (128, 128)]))
 
 
 def test_points_of_fcos_are_held_against_the_levels():
@@ -78,15 +101,16 @@ def test_points_of_fcos_are_held_against_the_levels():
         check_model(detector)
 
 
-def test_regions_are_taken_from_the_first_levels():
+@pytest.mark.parametrize('name', ['bbox_roi_extractor', 'mask_roi_extractor'])
+def test_regions_are_taken_from_the_first_levels(name):
     detector = retinanet(start_level=0, strides=(4, 8, 16, 32, 64))
     detector['rpn_head'] = detector.pop('bbox_head')
     extractor = dict(type='SingleRoIExtractor', featmap_strides=[4, 8, 16, 32])
-    detector['roi_head'] = dict(bbox_roi_extractor=extractor)
+    detector['roi_head'] = {name: extractor}
     check_model(detector)
     extractor['featmap_strides'] = [8, 16, 32, 64]
     with pytest.raises(InputError, match=(
-            r'roi_head\.bbox_roi_extractor\.featmap_strides=\[8, 16, 32, 64\].*'
+            rf'roi_head\.{name}\.featmap_strides=\[8, 16, 32, 64\].*'
             r'write featmap_strides=\[4, 8, 16, 32\]')):
         check_model(detector)
 
@@ -122,7 +146,8 @@ def test_what_our_own_head_has_by_default_is_held_against_the_levels(number, rig
     model = retinanet(**{**dict(out_indices=(3, 4, 5), channels=(40, 112, 320), start_level=0),
                          **{key: number[key] for key in number if key != 'num_outs'}})
     model['neck']['type'] = 'mmeffnet.BiFPN'
-    model['neck'].update(num_outs=number.get('num_outs', 5))
+    model['neck'].pop('num_outs')  # which ours has by default
+    model['neck'].update({key: number[key] for key in number if key == 'num_outs'})
     model['bbox_head'] = dict(type='mmeffnet.EfficientDetHead', in_channels=256)
     if not right:
         check_model(model)
@@ -192,6 +217,14 @@ def test_a_neck_of_one_level_makes_it_from_the_last_output():
     check_model(model)
 
 
+def test_a_neck_of_one_output_has_its_width():
+    model = dict(backbone=backbone(-1), neck=dict(type='DilatedEncoder', in_channels=1280))
+    check_model(model)
+    model['neck']['in_channels'] = 1000
+    with pytest.raises(InputError, match=r'neck\.in_channels=1000: .* write in_channels=1280$'):
+        check_model(model)
+
+
 @pytest.mark.parametrize('name', ['bbox_head', 'rpn_head'])
 def test_a_head_of_another_width_than_the_neck_is_refused(name):
     model = retinanet()
@@ -205,25 +238,37 @@ def test_a_head_of_another_width_than_the_neck_is_refused(name):
 
 @pytest.mark.parametrize(('channels', 'outputs', 'taken', 'both'), [
     ((32, 16, 24, 40, 112, 320), (0, 1, 2, 3, 4, 5), dict(start_level=3), 'outputs 0 and 1'),
-    ((40, 112, 320, 1280), (3, 4, 5, 6), dict(end_level=2), 'outputs 5 and 6')])
+    ((40, 112, 320, 1280), (3, 4, 5, 6), dict(end_level=2, num_outs=3), 'outputs 5 and 6')])
 def test_a_pyramid_may_leave_out_levels_that_are_equal(channels, outputs, taken, both):
     model = retinanet(channels=channels, out_indices=outputs, start_level=0)
+    del model['bbox_head']
     with pytest.raises(InputError, match=f'{both} both have stride'):
         check_model(model)  # which takes all of them
     model['neck'].update(taken)
     assert check_model(model) is None
 
 
+def test_the_last_level_that_mmsegs_pyramid_leaves_out_is_the_end_level():
+    model = dict(backbone=backbone(2, 3, 4, 5, output_stride=16),
+                 neck=dict(type='FPN', in_channels=[24, 40, 112, 320], out_channels=64,
+                           end_level=3, num_outs=3),
+                 decode_head=dict(type='FCNHead', in_channels=64, in_index=2))
+    check_model(model)
+    model['decode_head']['in_index'] = 3
+    with pytest.raises(InputError, match='there are 3 outputs'):
+        check_model(model)
+
+
 def test_a_level_that_is_to_go_moves_the_last_one():
     model = retinanet(channels=(32, 16, 24, 40), out_indices=(0, 1, 2, 3), start_level=0,
                       strides=(2, 4))
-    model['neck'].update(end_level=2, num_outs=2)
+    model['neck'].update(end_level=2, num_outs=3)
     with pytest.raises(InputError, match=(
-            r'write out_indices=\(1, 2, 3\) and neck\.in_channels=\[16, 24, 40\] and '
-            r'neck\.end_level=1$')):
+            r'write out_indices=\(1, 2, 3\) and neck\.in_channels=\[16, 24, 40\], '
+            r'neck\.end_level=1 and neck\.num_outs=2$')):
         check_model(model)
     model['backbone']['out_indices'] = (1, 2, 3)
-    model['neck'].update(in_channels=[16, 24, 40], end_level=1)
+    model['neck'].update(in_channels=[16, 24, 40], end_level=1, num_outs=2)
     check_model(model)
 
 
@@ -296,7 +341,7 @@ def test_neck_that_counts_from_the_coarsest_level_is_known():
 @pytest.mark.parametrize(('name', 'channels', 'fits'), [
     ('CLRFPN', [24, 40, 112], True), ('CLRFPN', [24, 48, 112], False),
     ('CLRFPN', [40, 112, 320], False), ('CLRFPN', [24, 40, 112, 320, 640], False),
-    ('ChannelMapper', [24, 40, 112], False)])
+    *((name, [24, 40, 112], False) for name in dict.fromkeys(PYRAMIDS + KEPT + OTHERS))])
 def test_a_neck_that_is_not_known_may_take_the_first_outputs_alone(name, channels, fits):
     model = dict(backbone=backbone(2, 3, 4, 5), neck=dict(type=name, in_channels=channels))
     if fits:
