@@ -43,7 +43,7 @@ def place_of_figure(folder: Path, picture: Path) -> tuple[Path, str]:
     of the same picture is replaced.
     """
     mark = mark_for('mmeffnet explain', [picture])
-    return Places(folder, '.png', [picture], mark).place(Path(f'{picture.stem}_maps.png')), mark
+    return Places(folder, '.png', mark=mark).place(Path(f'{picture.stem}_maps.png')), mark
 
 
 def draw_figure(image: Image.Image, explanations: Sequence) -> Figure:

@@ -118,4 +118,6 @@ def warn_of_numerics(weights: Weights, *, padding: str | None, eps: float | None
 
 def _remedy(weights: Weights) -> str:
     conv = "conv_cfg=dict(type='Conv2d')" if weights.padding == 'symmetric' else 'conv_cfg=None'
-    return f"{conv}, norm_cfg=dict(type='BN', eps={weights.eps or 1e-3:g})"
+    # Another type, such as SyncBN, is to stay.
+    return (f"{conv}, norm_cfg=dict(type='BN', eps={weights.eps or 1e-3:g}), or eps alone where "
+            'norm_cfg has a type')

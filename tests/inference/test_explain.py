@@ -114,6 +114,8 @@ def test_a_class_can_be_asked_for(small, picture):
     other = (best.index + 1) % 7
     one, = explain(picture, small, wanted=f'class {other}')
     assert (one.prediction.index, one.best) == (other, best)
+    assert best.index  # the first class is one to ask for, and not none
+    assert explain(picture, small, wanted=0)[0].prediction.index == 0
 
 
 @needs_library

@@ -82,9 +82,10 @@ def test_16_bits_in_the_other_byte_order_are_the_same(tmp_path):
     assert corner(saved(tmp_path, image, 'a.tif')) == (128, 128, 128)
 
 
-def test_transparent_value_of_16_bits_becomes_white(tmp_path):
-    row = b'\0' + struct.pack('>HH', 100, 30000)
-    extra = struct.pack('>I', 2) + b'tRNS' + struct.pack('>H', 100)
+@pytest.mark.parametrize('value', [0, 100])
+def test_transparent_value_of_16_bits_becomes_white(tmp_path, value):
+    row = b'\0' + struct.pack('>HH', value, 30000)
+    extra = struct.pack('>I', 2) + b'tRNS' + struct.pack('>H', value)
     extra += struct.pack('>I', zlib.crc32(extra[4:]))
     path = png(tmp_path / 'a.png', width=2, height=1, depth=16, colour=0, rows=row, extra=extra)
     assert corner(path) == (255, 255, 255)
@@ -98,7 +99,8 @@ def test_16_bits_of_colour_keep_their_high_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(('dtype', 'value', 'expected'), [
-    (np.int32, 65535, 255), (np.float32, 0.5, 128), (np.float32, 200.0, 200)])
+    (np.int32, 65535, 255), (np.float32, 0.5, 128), (np.float32, 1.0, 255),
+    (np.float32, 200.0, 200)])
 def test_32_bits_are_scaled_where_their_range_tells(tmp_path, dtype, value, expected):
     array = np.zeros((2, 2), dtype=dtype)
     array[0, 0] = value
@@ -156,13 +158,16 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
     assert np.allclose(image.getpixel((10, 10)), (254, 0, 0), atol=3)
 
 
-@pytest.mark.parametrize('mode', ['RGB', 'L', 'P', '1', 'RGBA', 'I;16'])
-def test_other_large_pictures_are_averaged_down(tmp_path, monkeypatch, mode):
-    image = Image.new('L', (400, 200), 255).convert('I' if mode == 'I;16' else mode)
+@pytest.mark.parametrize(('mode', 'height', 'size'), [
+    ('RGB', 200, (100, 50)), ('L', 200, (100, 50)), ('P', 200, (100, 50)), ('1', 200, (100, 50)),
+    ('RGBA', 200, (100, 50)), ('I;16', 200, (100, 50)), ('RGB', 40, (400, 40))])
+def test_other_large_pictures_are_averaged_down_unless_they_are_narrow(tmp_path, monkeypatch, mode,
+                                                                      height, size):
+    image = Image.new('L', (400, height), 255).convert('I' if mode == 'I;16' else mode)
     path = saved(tmp_path, image.convert(mode), 'a.png')
     monkeypatch.setattr(images, 'REDUCED_ABOVE', 10_000)
     monkeypatch.setattr(images, 'REDUCED_SIDE', 50)
-    assert read_image(path).size == (100, 50)
+    assert read_image(path).size == size
 
 
 def test_a_picture_above_the_limit_is_refused_before_it_is_decoded(tmp_path):

@@ -24,13 +24,15 @@ def config(preprocessor=None, **backbone):
 
 
 def test_a_dumped_config_is_read_as_it_was():
-    cfg = Config(dict(model=dict(a=-1e-5, b=[(1, 2), dict(c=None)], d={'x-y': True}, e='ü'),
+    cfg = Config(dict(model=dict(a=-1e-5, b=[(1, 2), dict(c=None)], e='ü',
+                                 d={'x-y': True, 'backbone.layers.0': dict(lr_mult=0.1)}),
                       other=1))
     # As the forks dump a class, which mmengine 0.10.7 cannot.
-    text = cfg.pretty_text + 'data_preprocessor=dict(type=torch.nn.modules.batchnorm.BatchNorm2d)'
+    text = cfg.pretty_text + ('data_preprocessor=dict(type=torch.nn.modules.batchnorm.BatchNorm2d,'
+                              'least=-inf)')
     assert read_config(text, READ) == dict(
         model=cfg.model.to_dict(),
-        data_preprocessor=dict(type='torch.nn.modules.batchnorm.BatchNorm2d'))
+        data_preprocessor=dict(type='torch.nn.modules.batchnorm.BatchNorm2d', least='-inf'))
 
 
 @pytest.mark.parametrize('text', [
@@ -38,7 +40,8 @@ def test_a_dumped_config_is_read_as_it_was():
     'model = dict(a=dict(__import__("pathlib").Path("{path}").touch()))',
     'import pathlib\npathlib.Path("{path}").touch()\nmodel = dict()',
     'model = [1 for _ in "a"]', 'model = dict(**dict(a=1))', 'model = dict()\ndel model',
-    'model, other = 1, 2', 'model = <function f at 0x7f>', '(' * 10 ** 5, '-' * 10 ** 5 + '1',
+    'model, other = 1, 2', 'model = dict({"a": 1}, b=2)', '', '\n', 'model = <function f at 0x7f>',
+    '(' * 10 ** 5, '-' * 10 ** 5 + '1',
     b'\xff', None, 7, dict()])
 def test_a_text_that_is_more_than_data_is_not_read_and_never_run(text, tmp_path):
     path = tmp_path / 'run'
@@ -60,6 +63,7 @@ def test_a_config_of_another_form_is_not_read(text):
     (dict(mean=[1, 2, 3], std=[4, 5, 6]), Norm(mean=(3, 2, 1), std=(6, 5, 4)), 'bgr'),
     (dict(mean=[127.5], std=[2]), Norm(mean=(127.5, ) * 3, std=(2, ) * 3), 'bgr'),
     (dict(to_rgb=True), Norm(mean=(0, 0, 0), std=(1, 1, 1)), 'rgb'),
+    (dict(mean=None, std=[4, 5, 6], to_rgb=True), Norm(mean=(0, 0, 0), std=(1, 1, 1)), 'rgb'),
     (None, Norm(mean=(0, 0, 0), std=(1, 1, 1)), 'bgr')])
 def test_the_normalisation_is_that_of_rgb_whatever_the_order(given, norm, order):
     cfg = config(given)
@@ -113,6 +117,7 @@ def test_layers_of_the_user_s_choice_are_named(key, layer, setting):
     [dict(type='LoadImageFromFile', color_type='grayscale'), CROP, PACK],
     [LOAD, {**CROP, 'interpolation': 'area'}, PACK], [LOAD, {**CROP, 'other': 1}, PACK],
     [LOAD, dict(type='ResizeEdge', scale=200), dict(type='CenterCrop', crop_size=224), PACK],
+    [LOAD, dict(type='ResizeEdge', scale=200), dict(type='CenterCrop', crop_size=(96, 64)), PACK],
     [LOAD, dict(type='Resize', scale=(224, 200)), PACK],
     [LOAD, dict(type='Resize', scale=224, keep_ratio=True), PACK],
     [LOAD, CROP, dict(type='RandomFlip'), PACK]])
@@ -165,7 +170,8 @@ def test_further_arguments_and_classes_of_others_are_not_taken_for_known_ones():
     assert "model.backbone.type='mine.EfficientNet'" in parts(cfg)
     assert read_pipeline([LOAD, dict(type='mine.EfficientNetCenterCrop', crop_size=224), PACK]
                          ) is None
-    assert read_pipeline([LOAD, CROP | dict(_scope_='mmpretrain'), PACK])['resolution'] == 224
+    assert read_pipeline([LOAD | dict(ignore_empty=True), CROP | dict(_scope_='mmpretrain'), PACK]
+                         )['resolution'] == 224
     cfg = config()
     cfg.model.neck = [dict(type='GlobalAveragePooling')]
     assert not parts(cfg)

@@ -141,7 +141,8 @@ def test_numerics_that_do_not_suit_the_network_are_one_warning(said):
     assert said[-1] == (
         'the state dict was trained with padding symmetric where the model has same and '
         "BatchNorm eps 1e-05 where the model has 0.001: outputs will be off. Set backbone."
-        "conv_cfg=dict(type='Conv2d'), norm_cfg=dict(type='BN', eps=1e-05)")
+        "conv_cfg=dict(type='Conv2d'), norm_cfg=dict(type='BN', eps=1e-05), "
+        'or eps alone where norm_cfg has a type')
     said.clear()
     EfficientNet('b0', conv_cfg=dict(type='Conv2d'),
                  norm_cfg=dict(type='BN', eps=1e-5)).load_state_dict(state)

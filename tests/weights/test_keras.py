@@ -224,8 +224,10 @@ def test_a_class_of_ones_own_is_named(attribute, b0, tmp_path):
         read_keras(tmp_path / 'own.weights.h5')
 
 
-def test_a_classifier_of_the_largest_values_is_refused(b0, tmp_path):
+def test_a_classifier_of_the_largest_values_is_refused_and_a_backbone_is_not(b0, tmp_path):
     features = keras.layers.GlobalMaxPooling2D()(b0.get_layer('top_activation').output)
+    keras.Model(b0.input, features).save(tmp_path / 'backbone.h5')
+    assert load_weights(tmp_path / 'backbone.h5').classes is None
     keras.Model(b0.input, keras.layers.Dense(2)(features)).save(tmp_path / 'largest.h5')
     with pytest.raises(InputError, match=r"largest.h5': its classifier .* \(GlobalMaxPooling2D\)"):
         read_keras(tmp_path / 'largest.h5')

@@ -1,5 +1,6 @@
 """Addresses of weights: where they lead, through MMEngine too, and what goes wrong on the way."""
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -270,6 +271,28 @@ def test_a_keras_name_that_is_none_gives_the_nearest():
 
 # Through MMEngine.
 
+@pytest.mark.parametrize(('source', 'why'), [
+    ('s3://bucket/x.safetensors', 'petrel_client'), ('mmeffnet://s3://b/x.h5', 'petrel_client'),
+    ('hf://timm/x/model.safetensors', 'can not be found')])
+def test_other_addresses_are_left_to_mmengine_whatever_the_file(source, why, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'petrel_client', None)
+    with pytest.raises(InputError, match=rf"could not be fetched \(.*{why}.*\): give the path"):
+        load_weights(source)
+
+
+@pytest.mark.parametrize('before', [None, '0'])
+def test_loading_through_mmengine_leaves_the_environment_as_it_was(before, monkeypatch):
+    if before is None:
+        monkeypatch.delenv(addresses.WEIGHTS_ONLY, raising=False)
+    else:
+        monkeypatch.setenv(addresses.WEIGHTS_ONLY, before)
+    found = []
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', lambda *args, **options:
+                        found.append(os.environ.get(addresses.WEIGHTS_ONLY)) or {})
+    addresses.through_mmengine('other://x')
+    assert [*found, os.environ.get(addresses.WEIGHTS_ONLY)] == ['1', before]
+
+
 def test_mmengine_loads_foreign_files_by_our_address(tmp_path, classifier):
     state = whole('lite0')
     torch.save(to_layout(state, VARIANTS['lite0'].arch, 'timm'), tmp_path / 'timm.pth')
@@ -349,7 +372,7 @@ MODELS.build(dict(type='mmeffnet.EfficientNet', arch='lite0'))
 for path in ('timm://x', 'torchvision://efficientnet_b0', 'keras://x', 'lite://lite0',
              'mmeffnet://x', 'a/b.safetensors', 'b.weights.h5'):
     assert CheckpointLoader._get_checkpoint_loader(path).__module__ == 'mmeffnet.weights.sources'
-for path in ('torchvision://resnet50', 'a/b.pth', 'https://x/y.pth'):
+for path in ('torchvision://resnet50', 'a/b.pth', 'https://x/y.pth', 's3://x/y.h5'):
     assert CheckpointLoader._get_checkpoint_loader(path).__module__.startswith('mmengine')
 '''], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
