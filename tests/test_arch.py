@@ -28,11 +28,14 @@ def arch(**changes):
     ('kernel', '3', 'an odd number of pixels'),
     ('stride', -1, '1 or 2'), ('stride', 3, '1 or 2'), ('stride', True, '1 or 2'),
     ('expand', 0, 'a finite number of at least 1'),
+    ('expand', 0.5, 'a finite number of at least 1'),
+    ('expand', True, 'a finite number of at least 1'),
     ('expand', None, 'a finite number of at least 1'),
     ('expand', float('inf'), 'a finite number of at least 1'),
     ('channels', 0, 'a whole number above 0'), ('channels', 24.0, 'a whole number above 0'),
     ('repeats', -1, 'a whole number above 0'), ('repeats', 2.5, 'a whole number above 0'),
     ('se_ratio', 1.5, 'a number from 0 to 1'), ('se_ratio', -0.25, 'a number from 0 to 1'),
+    ('se_ratio', True, 'a number from 0 to 1'),
     ('skip', 'no', 'True or False'), ('expand_from', 0, 'a whole number above 0')])
 def test_wrong_field_is_refused_naming_stage_field_value_and_rule(field, value, rule):
     with pytest.raises(ValueError, match=f'^stage4: {field}={value!r} must be {rule}$'):
@@ -235,6 +238,16 @@ def test_output_stride_changes_stride_and_dilation_alone():
 def test_squeeze_is_at_least_one_channel():
     (block, ) = stage(repeats=1, se_ratio=0.25).blocks(in_channels=3)
     assert block.squeeze == 1
+
+
+def test_widths_inside_a_block_are_rounded_down():
+    block, _ = stage(expand=2.3, se_ratio=0.3).blocks(in_channels=9)
+    assert (block.hidden, block.squeeze) == (20, 2)  # of 20.7 and 2.7
+
+
+def test_squeeze_may_be_as_wide_as_the_input():
+    block, _ = stage(se_ratio=1).blocks(in_channels=16)
+    assert block.squeeze == 16
 
 
 def test_expand_from_counts_for_the_first_block_alone():

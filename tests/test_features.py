@@ -9,6 +9,8 @@ from peers import TINY
 
 import mmeffnet.features
 from mmeffnet import VARIANTS, EfficientNet, ModelScaling, complexity, feature_info
+from mmeffnet.features import resolve_arch
+from mmeffnet.registry import TASK_UTILS
 
 # timm has no network of this name without weights of the authors' first release.
 TIMM_NAMES = [f'tf_efficientnet_{name}' for name in VARIANTS]
@@ -26,10 +28,12 @@ def test_channels_and_strides_are_those_of_timms_features(name, output_stride):
     assert ours.strides == theirs.feature_info.reduction()
 
 
+@pytest.mark.parametrize('padding', ['same', 'symmetric'])
 @pytest.mark.parametrize('output_stride', [None, 2, 4, 8, 16, 32])
-def test_outputs_really_have_the_channels_and_strides_told(output_stride):
+def test_outputs_really_have_the_channels_and_strides_told(output_stride, padding):
     with torch.device('meta'):
-        network = EfficientNet(arch=TINY, out_indices=range(7), output_stride=output_stride)
+        network = EfficientNet(arch={**TINY, 'padding': padding}, out_indices=range(7),
+                               output_stride=output_stride)
         outs = network.eval()(torch.empty(1, 3, 64, 96))
     assert network.feature_info == feature_info(TINY, output_stride=output_stride)
     assert [out.shape[1:] for out in outs] == [
@@ -46,6 +50,11 @@ def test_built_backbone_tells_the_outputs_it_returns():
 def test_negative_index_is_the_head():
     (head, ) = feature_info('b0', (-1, ))
     assert (head.index, head.name, head.channels, head.stride) == (6, 'head', 1280, 32)
+
+
+def test_indices_count_from_both_ends_and_each_output_comes_once():
+    assert feature_info('b0', (-7, )) == feature_info('b0', (0, ))
+    assert feature_info('b0', (-1, 6)) == feature_info('b0', (6, ))
 
 
 @pytest.mark.parametrize('indices', [
@@ -89,7 +98,17 @@ def test_scaling_of_a_config_with_a_scope_counts():
     assert feature_info('b0', scaling=scaling) == feature_info('b0', scaling=dict(width=1.2))
 
 
-@pytest.mark.parametrize('kind', [{}, dict(type='mmeffnet.ModelScaling')])
+def test_scaling_of_another_type_is_built_as_that_type():
+    @TASK_UTILS.register_module(name='Wider', force=True)
+    def wider(by):
+        return ModelScaling(width=by)
+
+    assert resolve_arch('b0', dict(type='mmeffnet.Wider', by=2.0)) == resolve_arch(
+        'b0', ModelScaling(width=2.0))
+
+
+@pytest.mark.parametrize('kind', [
+    {}, dict(type='ModelScaling'), dict(type='mmeffnet.ModelScaling')])
 def test_a_misspelt_field_of_scaling_is_refused_with_the_nearest(kind):
     with pytest.raises(ValueError, match="^scaling: no field is called 'widht'; did you mean 'wi"):
         feature_info('b0', scaling=dict(widht=1.2, **kind))

@@ -107,14 +107,24 @@ def test_factor_that_is_not_above_zero_is_refused(name, value):
         ModelScaling(**{name: value})
 
 
-def test_infinite_factor_is_refused():
-    with pytest.raises(ValueError, match='depth=inf must be finite'):
-        ModelScaling(depth=math.inf)
+@pytest.mark.parametrize('name', ['width', 'depth', 'resolution', 'divisor'])
+def test_infinite_factor_is_refused(name):
+    with pytest.raises(ValueError, match=f'{name}=inf must be finite'):
+        ModelScaling(**{name: math.inf})
 
 
-def test_half_a_pixel_is_refused():
-    with pytest.raises(ValueError, match=r'resolution=224\.5 must be a whole number'):
-        ModelScaling(resolution=224.5)
+@pytest.mark.parametrize('name', ['alpha', 'beta', 'gamma', 'base_resolution'])
+@pytest.mark.parametrize(('value', 'rule'), [
+    (-1.2, 'a number above 0'), (True, 'a number above 0'), (math.inf, 'finite')])
+def test_coefficient_of_the_formula_is_held_to_the_same_rules(name, value, rule):
+    with pytest.raises(ValueError, match=f'^{name}={value!r} must be {rule}$'):
+        ModelScaling(phi=2, **{name: value})
+
+
+@pytest.mark.parametrize(('name', 'value'), [('resolution', 224.5), ('divisor', 8.5)])
+def test_half_a_pixel_or_channel_is_refused(name, value):
+    with pytest.raises(ValueError, match=f'{name}={value} must be a whole number'):
+        ModelScaling(**{name: value})
 
 
 @pytest.mark.parametrize('kind', [float, np.int64, np.float64])

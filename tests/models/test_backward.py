@@ -115,10 +115,10 @@ def test_in_channels_last_every_gradient_is_the_same(switches):
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize(('kernel', 'stride', 'dilation'),
-                         [(3, 1, 1), (5, 1, 2), (3, 2, 1), (5, 2, 1)])
-@pytest.mark.parametrize('same', [True, False], ids=['same', 'symmetric'])
+                         [(3, 1, 1), (5, 1, 2), (1, 2, 1), (3, 2, 1), (5, 2, 1)])
+@pytest.mark.parametrize('padding', ['same', 'symmetric', 'wide'])
 def test_each_formula_gives_the_gradients_of_the_library(monkeypatch, name, kernel, stride,
-                                                          dilation, same):
+                                                          dilation, padding):
     used = []
 
     def choose(usable, problem):
@@ -128,8 +128,9 @@ def test_each_formula_gives_the_gradients_of_the_library(monkeypatch, name, kern
     monkeypatch.setattr(choice, '_fastest', choose)
     geometry = dict(stride=stride, dilation=dilation, groups=6, bias=False)
     torch.manual_seed(0)
-    conv = Conv2dSame(6, 6, kernel, **geometry) if same else nn.Conv2d(
-        6, 6, kernel, padding=dilation * (kernel // 2), **geometry)
+    zeros = dilation * (kernel if padding == 'wide' else kernel // 2)
+    conv = Conv2dSame(6, 6, kernel, **geometry) if padding == 'same' else nn.Conv2d(
+        6, 6, kernel, padding=zeros, **geometry)
     conv.fast_gradients = True
     # What is computed in float32 is for halves alone.
     kind, tolerance = ((torch.bfloat16, 2e-2) if 'float32' in name else (torch.float64, 1e-12))
@@ -145,7 +146,8 @@ def test_each_formula_gives_the_gradients_of_the_library(monkeypatch, name, kern
             found.append((given.grad.double(), conv.weight.grad.double()))
         for got, expected in zip(*found[::-1], strict=True):
             assert relative_difference(got, expected) < tolerance
-    assert any(used) == (not ('flipped' in name and stride > 1 or 'columns' in name and kernel == 3
+    assert any(used) == (not ('flipped' in name and (stride > 1 or padding == 'wide')
+                              or 'columns' in name and kernel < 5
                               or 'phases' in name and (stride, dilation) != (2, 1)))
 
 
@@ -162,6 +164,19 @@ def test_gradcheck_of_a_lopsided_layer(monkeypatch, kernel, stride, number):
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
     assert '_NormSwishBackward' in node_names(layer(x))
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x, *layer.parameters()))
+
+
+def test_statistics_of_eval_mode_are_those_of_the_forward_pass():
+    torch.manual_seed(0)
+    layer = LeanConvModule(3, 4, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='SiLU')).eval()
+    layer.memory_efficient = True
+    x, found = torch.randn(2, 3, 4, 4), []
+    for factor in (1, 4):
+        out = layer(x)
+        with torch.no_grad():
+            layer.norm.running_var.mul_(factor)
+        found.append(torch.autograd.grad(out.square().sum(), [*layer.parameters()]))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
@@ -228,6 +243,23 @@ def test_hooks_see_every_layer():
             torch.testing.assert_close(seen[True][name], out, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize('register', ['register_full_backward_hook',
+                                      'register_full_backward_pre_hook'])
+def test_hooks_of_the_backward_pass_see_every_layer(register):
+    x, counts = images(64, 64, batch=2).requires_grad_(), []
+    for options in ({}, SWITCHES[-1]):
+        net, seen = network(**options), []
+        for name, module in net.named_modules():
+            # What is written over cannot be looked at: no norms, and no convolutions of a gate.
+            if (isinstance(module, (LeanConvModule, SqueezeExcite))
+                    or isinstance(module, nn.Conv2d) and '.se.' not in name):
+                getattr(module, register)(lambda *_, name=name, seen=seen: seen.append(name))
+        net(x)[-1].sum().backward()
+        counts.append(Counter(seen))
+    assert counts[1] == counts[0]
+    assert len(counts[0]) > 30
+
+
 @pytest.mark.parametrize('switches', SWITCHES, ids=IDS)
 def test_a_hook_on_all_modules_sees_every_layer(switches):
     x, counts = images(64, 64, batch=2), []
@@ -282,11 +314,37 @@ def test_gradients_of_gradients_are_refused_and_not_wrong(switches):
         torch.autograd.functional.hvp(lambda x: net(x)[-1].square().sum(), x, x)
 
 
-def test_one_value_per_channel_is_refused_as_in_plain_layers():
-    layer = LeanConvModule(3, 4, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='SiLU'))
+@pytest.mark.parametrize('tracked', [True, False], ids=['train', 'no running statistics'])
+def test_one_value_per_channel_is_refused_as_in_plain_layers(tracked):
+    layer = LeanConvModule(3, 4, 1, act_cfg=dict(type='SiLU'), norm_cfg=dict(
+        type='BN', track_running_stats=tracked)).train(tracked)
     layer.memory_efficient = True
     with pytest.raises(ValueError, match='more than one value per channel'):
         layer(torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize('options', [
+    dict(order=('norm', 'conv', 'act')), dict(padding=1, padding_mode='reflect'),
+    dict(padding=1, conv_cfg=dict(type='Conv2d', padding_mode='circular')), dict(padding='same'),
+    dict(bias=True)],
+    ids=['order', 'reflect', 'circular', 'same', 'bias'])
+@pytest.mark.filterwarnings('ignore:Unnecessary conv bias:UserWarning')
+def test_a_layer_with_steps_of_its_own_takes_them(options):
+    torch.manual_seed(0)
+    layer = LeanConvModule(4, 4, 3, groups=4, norm_cfg=dict(type='BN'), act_cfg=dict(type='SiLU'),
+                           **options).double()
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter)
+    x, found = torch.randn(2, 4, 6, 6, dtype=torch.float64), []
+    for on in (False, True):
+        choose_backward(layer, on, on)
+        found.append([layer.train()(x), layer.eval()(x)])
+        found[-1] += torch.autograd.grad(found[-1][0].square().sum(), [*layer.parameters()])
+        layer.norm.reset_running_stats()
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        layer.train()(x)
+        torch.testing.assert_close(layer.eval()(x), found[0][1], rtol=1e-10, atol=1e-10)
 
 
 class Twice(LeanConvModule):

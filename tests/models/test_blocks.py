@@ -173,6 +173,11 @@ def test_recomputation_keeps_less_memory(kind):
     assert saved_bytes(with_cp=True, kind=kind) < saved_bytes(with_cp=False, kind=kind) / 4
 
 
+def test_every_block_of_a_network_recomputes_or_none_does():
+    for with_cp in (True, False):
+        assert {block.with_cp for block in blocks_of('b0', with_cp=with_cp)} == {with_cp}
+
+
 def test_recomputation_is_not_reentrant():
     # The reentrant kind refuses torch.autograd.grad.
     block, x = make(with_cp=True).train(), torch.randn(2, 8, 4, 4, requires_grad=True)

@@ -3,6 +3,7 @@ import copy
 import pickle
 import warnings
 
+import numpy as np
 import peers
 import pytest
 import skimage.data
@@ -17,6 +18,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.models import direct
 from mmeffnet.models.deploy import forget_rests, rounded
 from mmeffnet.models.layers import adds_finely
+from mmeffnet.models.operations import planned
 from mmeffnet.models.recompute import LeanConvModule
 from mmeffnet.registry import MODELS
 
@@ -66,6 +68,7 @@ def test_a_network_without_values_is_switched_and_filled_later():
     with torch.device('meta'):
         backbone = EfficientNet(peers.TINY)
     backbone.switch_to_deploy(dtype=torch.bfloat16)
+    assert not any(module.training for module in backbone.modules())
     filled = EfficientNet(peers.TINY)
     filled.switch_to_deploy(dtype=torch.bfloat16)
     backbone.to_empty(device='cpu').load_state_dict(filled.state_dict())
@@ -92,6 +95,12 @@ def test_a_size_known_beforehand_and_every_other_are_padded_right(size):
     backbone.switch_to_deploy(size)
     for image, before in zip(images, expected):
         assert_close(outputs(backbone, image), before)
+
+
+def test_a_size_of_images_with_one_channel_is_known():
+    net = EfficientNet(peers.TINY, in_channels=1)
+    net.switch_to_deploy((np.int64(64), 65))
+    assert net.layers[0].conv.zeros((64, 65)) is net.layers[0].conv.zeros((64, 65)) == [1, 2]
 
 
 def test_a_traced_graph_of_a_known_size_is_right_at_other_sizes():
@@ -181,6 +190,8 @@ def test_weights_of_the_other_form_are_refused(strict):
         deployed.load_state_dict(trained.state_dict(), strict=strict)
     with pytest.raises(InputError, match='build the backbone with deploy=True'):
         trained.load_state_dict(deployed.state_dict(), strict=strict)
+    head = {key: value for key, value in deployed.state_dict().items() if '.6.' in key}
+    deployed.load_state_dict(head, strict=False)  # of some layers alone
 
 
 @pytest.mark.parametrize('norm_cfg', [dict(type='GN', num_groups=4), dict(type='IN')])
@@ -240,11 +251,16 @@ def forget_statistics(net):
     net.layers[0].bn = nn.BatchNorm2d(net.arch.stem, track_running_stats=False)
 
 
+def normalise_by_groups(net):
+    net.layers[0].bn = nn.GroupNorm(2, net.arch.stem)
+
+
 @pytest.mark.parametrize(('options', 'change', 'words'), [
     (dict(conv_cfg=dict(type='ConvWS')), None, 'conv, a ConvWS2d, computes with another weight'),
     ({}, prune, r'layers\.0\.conv, a Conv2dSame, computes with another weight'),
     ({}, normalise_weights, r'layers\.0\.conv, .* computes with another weight'),
     ({}, own_forward, r'layers\.0\.conv, a Conv2dSame, computes with another weight'),
+    ({}, normalise_by_groups, 'only BatchNorm can be folded'),
     ({}, forget_statistics, r'layers\.0\.bn has no running statistics')])
 def test_layers_that_cannot_be_folded_are_named_and_left(options, change, words):
     net = EfficientNet(peers.TINY, **options).eval()
@@ -378,7 +394,8 @@ def test_a_bias_is_not_rounded_where_the_processor_adds_finely(options, monkeypa
         layer.bfloat16()
         for bias in (fine, fine.bfloat16()):
             expected = conv._conv_forward(x.double(), conv.weight.double(), bias.double())
-            torch.testing.assert_close(layer(x).double(), expected, rtol=2 ** -8, atol=1e-4)
+            for out in (layer(x), planned(layer, x, {})[1]):
+                torch.testing.assert_close(out.double(), expected, rtol=2 ** -8, atol=1e-4)
             seen.append(expected)
             monkeypatch.setattr(direct, 'adds_finely', lambda dtype: False)
     assert (seen[0] - seen[1]).abs().max() > 0.02

@@ -71,7 +71,9 @@ def test_outputs_are_those_of_the_modules(options, layout):
     for size in ((64, 64), (61, 46)):
         x = images(*size, batch=2).contiguous(memory_format=layout)
         before, expected = x.clone(), by_modules(net, x)
-        assert_same(directly(net, x), expected)
+        found = directly(net, x)
+        assert_same(found, expected)
+        assert [out.stride() for out in found] == [out.stride() for out in expected]
         assert torch.equal(x, before)
         with torch.inference_mode():
             assert_same(net(x), expected)
@@ -94,7 +96,7 @@ class Scaled(nn.Module):
         return 0.1 * x
 
 
-@pytest.mark.parametrize('change', [Scaled(), DropPath(0.5)], ids=['scale', 'training'])
+@pytest.mark.parametrize('change', [Scaled().eval(), DropPath(0.5)], ids=['scale', 'training'])
 @pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
 def test_what_takes_the_place_of_drop_path_is_run_in_a_deployed_network(change, layout):
     net = network().to(memory_format=layout)
@@ -113,8 +115,10 @@ def test_what_takes_the_place_of_drop_path_is_run_in_a_deployed_network(change, 
     assert (found[1][-1] - before[-1]).abs().max() > 0.1 * before[-1].abs().max()
 
 
-def test_statistics_in_train_mode_are_those_of_the_modules():
-    """As averages of weights need them: no gradients, and BatchNorm learns."""
+@pytest.mark.parametrize('largest', [direct.LARGEST, 1], ids=['small', 'large'])
+def test_statistics_in_train_mode_are_those_of_the_modules(largest, monkeypatch):
+    """As averages of weights need them: no gradients, and BatchNorm learns from whole batches."""
+    monkeypatch.setattr(direct, 'LARGEST', largest)
     x, states = images(64, 64, batch=3), []
     for run in (by_modules, directly):
         net = network(drop_path_rate=0.).train()

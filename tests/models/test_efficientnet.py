@@ -8,11 +8,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS as ROOT
+from mmengine.registry import init_default_scope
 from peers import TINY
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmeffnet import VARIANTS, EfficientNet, ModelScaling
+from mmeffnet.errors import InputError
+from mmeffnet.models.layer_configs import complete_norm_cfg
 from mmeffnet.registry import MODELS
 
 EDGE = ['es', 'em', 'el']
@@ -83,8 +87,10 @@ def test_b7_offers_a_pyramid_48_80_224_and_640_channels():
 
 
 def test_head_of_b7_has_2560_channels():
-    (out, ) = outputs(on_meta(arch='b7'), device='meta')
+    network = on_meta(arch='b7')
+    (out, ) = outputs(network, device='meta')
     assert out.shape[1:] == (2560, 2, 2)
+    assert network.out_channels == 2560
 
 
 def test_outputs_round_sizes_up_and_match_the_description():
@@ -121,6 +127,8 @@ def test_drop_path_rate_outside_its_range_is_refused(rate):
 @pytest.mark.parametrize(('wrong', 'rule'), [
     (dict(frozen_stages=1.0), r'frozen_stages=1\.0 must be from 0 .* to 7'),
     (dict(frozen_stages='1'), "frozen_stages='1' must be from 0 .* to 7"),
+    (dict(in_channels=-1), 'in_channels=-1 must be a whole number above 0'),
+    (dict(drop_path_rate='0.2'), r"drop_path_rate='0\.2' must be at least 0, below 1"),
     (dict(in_channels=True), 'in_channels=True must be a whole number above 0'),
     (dict(in_channels='3'), "in_channels='3' must be a whole number above 0"),
     (dict(norm_cfg=dict(type='BNN')), "norm_cfg={'type': 'BNN'} must .* registered layer"),
@@ -139,6 +147,15 @@ def test_wrong_argument_is_refused_when_built(wrong, rule):
 def test_batch_norm_has_eps_and_momentum_of_the_reference(name, norm_cfg):
     norms = norms_of(on_meta(arch=name, norm_cfg=norm_cfg))
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+
+
+@pytest.mark.parametrize('kind', ['BN', nn.BatchNorm2d, 'MMSyncBN', 'OwnNorm'])
+def test_a_batch_norm_by_any_name_or_class_is_one(kind, monkeypatch):
+    # mmcv's own needs its operators; that of the default scope is found as mmcv finds it.
+    monkeypatch.setitem(ROOT._module_dict, 'MMSyncBN', nn.Module)
+    monkeypatch.setitem(MODELS._module_dict, 'OwnNorm', nn.BatchNorm3d)
+    init_default_scope('mmeffnet')
+    assert complete_norm_cfg(dict(type=kind)) == dict(type=kind, eps=1e-3, momentum=0.01)
 
 
 def test_sync_batch_norm_runs_in_a_cpu_process_after_conversion():
@@ -160,8 +177,11 @@ def test_group_norm_replaces_batch_norm_and_keeps_its_own_eps():
     assert {norm.eps for norm in norms_of(network, nn.GroupNorm)} == {1e-5}
 
 
-def test_conv2d_asks_for_symmetric_padding():
-    network = on_meta(arch='b0', conv_cfg=dict(type='Conv2d'))
+@pytest.mark.parametrize('options', [
+    dict(arch='b0', conv_cfg=dict(type='Conv2d')), dict(arch={**TINY, 'padding': 'symmetric'})],
+    ids=['conv_cfg', 'arch'])
+def test_layer_or_architecture_asks_for_symmetric_padding(options):
+    network = on_meta(**options)
     convs = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert {type(conv) for conv in convs} == {nn.Conv2d}
     assert all(conv.padding == (k // 2, k // 2) for conv in convs
@@ -196,6 +216,14 @@ def test_scaling_that_is_no_scaling_is_refused():
         EfficientNet(arch='b0', scaling=1.5)
 
 
+def test_weights_may_be_of_other_parts_alone_once_some_were_loaded():
+    network = EfficientNet(arch=TINY)
+    with pytest.raises(InputError, match='belongs to the backbone .* would stay random'):
+        network.load_state_dict({}, strict=False)
+    network.load_state_dict(network.state_dict())
+    network.load_state_dict({}, strict=False)
+
+
 def test_unknown_arch_is_refused_naming_the_nearest():
     with pytest.raises(ValueError, match="arch='b-7' is not a variant; did you mean 'b7'"):
         EfficientNet(arch='b-7')
@@ -228,6 +256,15 @@ def test_weights_start_by_the_reference_rule(call):
 
 
 def test_own_init_cfg_replaces_the_reference_rule():
-    network = EfficientNet(arch=TINY, init_cfg=dict(type='Constant', layer='Conv2d', val=0.5))
+    given = dict(type='Constant', layer='Conv2d', val=0.5)
+    network = EfficientNet(arch=TINY, init_cfg=given)
     network.init_weights()
     assert {p.unique().item() for p in [network.layers[0].conv.weight]} == {0.5}
+    assert network.init_cfg == given
+
+
+@pytest.mark.parametrize(('name', 'prefix', 'depth'), [
+    ('layers.3.0.se.conv1.conv.bias', '', 3), ('backbone.layers.0.conv.weight', 'backbone.', 0),
+    ('head.fc.weight', '', 7), ('backbone.mask_token', 'backbone.', 7)])
+def test_depth_of_a_parameter_is_that_of_its_layer_and_last_where_it_has_none(name, prefix, depth):
+    assert on_meta(arch=TINY).get_layer_depth(name, prefix) == (depth, 8)

@@ -69,6 +69,13 @@ def test_weights_start_uniform_within_the_root_of_the_classes():
     assert weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.02)
 
 
+def test_stated_initial_weights_replace_the_rule():
+    head = EfficientNetHead(num_classes=3, in_channels=8, init_cfg=dict(
+        type='Constant', layer='Linear', val=0.5))
+    head.init_weights()
+    assert (head.fc.weight == 0.5).all()
+
+
 def test_bias_starts_at_zero():
     head = EfficientNetHead(num_classes=100, in_channels=512)
     head.init_weights()
@@ -77,12 +84,14 @@ def test_bias_starts_at_zero():
 
 @pytest.mark.parametrize(('wrong', 'message'), [
     (dict(num_classes=0, arch='b0'), 'num_classes=0 must be a whole number above 0'),
+    (dict(num_classes=-3, arch='b0'), 'num_classes=-3 must be a whole number above 0'),
     (dict(num_classes='3', arch='b0'), "num_classes='3' must be a whole number above 0"),
     (dict(num_classes=3), 'the head needs in_channels, or arch to take it from'),
     (dict(num_classes=3, in_channels=8, dropout=1), 'dropout=1 must be at least 0, below 1'),
     (dict(num_classes=3, in_channels=8, dropout=-0.1), r'dropout=-0\.1 must be at least 0'),
     (dict(num_classes=3, arch='b0', dropout='0.2'), r"dropout='0\.2' must be at least 0"),
     (dict(num_classes=3, arch='b0', topk='1'), "topk='1' must be whole numbers above 0"),
+    (dict(num_classes=3, arch='b0', topk=-1), 'topk=-1 must be whole numbers above 0'),
     (dict(num_classes=3, arch='b0', topk=0), 'topk=0 must be whole numbers above 0'),
     (dict(num_classes=3, arch='b0', topk=[]), r'topk=\[\] must be whole numbers above 0'),
     (dict(num_classes=3, arch='b-3'), "arch='b-3' is not a variant; did you mean 'b3'")])

@@ -9,6 +9,7 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from peers import TINY, calibrated, images
 from torch import nn
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -122,7 +123,7 @@ def test_every_variant_has_a_plan():
 
 
 @pytest.mark.parametrize('name', ['b0', 'lite0', 'es'])
-@pytest.mark.parametrize('size', [(1, 1), (15, 15), (16, 16), (16, 96)], ids=str)
+@pytest.mark.parametrize('size', [(1, 1), (15, 15), (16, 16), (15, 96)], ids=str)
 def test_small_images_have_a_plan(name, size):
     """In whose last layers a kernel is wider than what it is given without padding."""
     torch.manual_seed(0)
@@ -290,11 +291,11 @@ def own_class(net):
 
 
 def own_layer(net):
-    net.layers[1].append(nn.Hardtanh(-1e-3, 1e-3))
+    net.layers[1].append(nn.Hardtanh(-1e-3, 1e-3).eval())
 
 
 def normed(net):
-    net.layers[0].bn = nn.InstanceNorm2d(net.layers[0].conv.out_channels, dtype=EXACT)
+    net.layers[0].bn = nn.InstanceNorm2d(net.layers[0].conv.out_channels, dtype=EXACT).eval()
 
 
 def trained(net):
@@ -339,6 +340,13 @@ def test_what_is_unknown_is_run_by_its_modules(change, planned_before):
     assert all(map(torch.equal, outs, unplanned(net, x)))
     if change is not trained:
         assert (outs[1] - before[1]).abs().max() > 1e-3 * before[1].abs().max()
+
+
+def test_train_mode_is_noticed():
+    net, x = deployed(EXACT, drop_path_rate=.5), picture(64, 64, dtype=EXACT)
+    expected = planned(net, x)
+    assert planned(net.train(), x) is None
+    assert all(map(torch.equal, planned(net.eval(), x), expected))
 
 
 def test_another_padding_is_noticed():
@@ -456,6 +464,11 @@ def test_gradients_do_not_go_through_it():
     torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-12 * expected.abs().max())
     assert expected.abs().max() > 0
     torch.testing.assert_close(mapped, outs, rtol=0, atol=1e-12 * outs.abs().max())
+    net, x, direction = net.float(), x.float(), direction.float()
+    with torch.no_grad(), forward_ad.dual_level():
+        out = net(forward_ad.make_dual(x, direction))[-1]
+        tangent = forward_ad.unpack_dual(out).tangent
+    torch.testing.assert_close(tangent.double(), expected, rtol=0, atol=1e-4 * expected.abs().max())
 
 
 def test_other_outputs_have_a_plan_of_their_own():

@@ -19,9 +19,10 @@ def compare(rank, port, ended):
     # Far from zero, where a variance as a difference of large numbers would be wrong.
     joint, direction = (torch.randn((5, 3, 4, 4), generator=generator, dtype=torch.float64) * 3
                         + offset for offset in (100, 0))
-    for momentum in (0.1, None):
-        judge = nn.BatchNorm2d(3, momentum=momentum).double()
-        ours = HostSyncBatchNorm(3, momentum=momentum).double()
+    for options in (dict(momentum=0.1), dict(momentum=None), dict(affine=False),
+                    dict(track_running_stats=False)):
+        judge = nn.BatchNorm2d(3, **options).double()
+        ours = HostSyncBatchNorm(3, **options).double()
         for _ in range(2):
             whole = joint.clone().requires_grad_()
             part = joint[PARTS[rank]].clone().requires_grad_()
@@ -62,12 +63,14 @@ def test_one_process_has_plain_batchnorm():
 def test_layers_are_replaced_with_their_tensors_and_settings():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(
-        nn.SyncBatchNorm(4, eps=1e-3, momentum=0.01), nn.BatchNorm2d(4))).eval()
+        nn.SyncBatchNorm(4, eps=1e-3, momentum=0.01), nn.BatchNorm2d(4),
+        nn.SyncBatchNorm(4, affine=False, track_running_stats=False))).eval()
     state = model.state_dict()
     replaced = synchronise_on_host(model)
-    new, other = replaced[1]
+    new, other, bare = replaced[1]
     assert type(new) is HostSyncBatchNorm
     assert type(other) is nn.BatchNorm2d
     assert (new.eps, new.momentum, new.training) == (1e-3, 0.01, False)
+    assert (bare.affine, bare.track_running_stats) == (False, False)
     assert {key: tensor.data_ptr() for key, tensor in replaced.state_dict().items()} == {
         key: tensor.data_ptr() for key, tensor in state.items()}

@@ -87,6 +87,24 @@ def test_a_part_of_a_tensor_stands_for_no_whole_one():
     assert (average.module.whole[3:] == 0.25).all()
 
 
+@torch.no_grad()
+def test_a_row_stands_for_no_column_that_begins_where_it_does():
+    model, square = nn.Module(), torch.zeros(2, 2)
+    model.register_buffer('row', square[0])
+    model.register_buffer('column', square[:, 0])
+    average = RampedAverage(model, decay=0.75, ramp=False)
+    average.update_parameters(model)
+    square.fill_(1)
+    average.update_parameters(model)
+    assert average.module.row[1] == average.module.column[1] == 0.25
+
+
+def test_one_tensor_is_averaged_as_all_are():
+    average, value = RampedAverage(network(), decay=0.5, ramp=False), torch.zeros(2)
+    average.avg_func(value, torch.ones(2), torch.tensor(5))
+    assert (value == 0.5).all()
+
+
 class Renamed(nn.Conv2d):
     """Saves another weight than it has, as quantised layers do."""
 

@@ -62,13 +62,44 @@ def test_it_resumes_anywhere(stopped):
 
 @pytest.mark.parametrize(('options', 'end'), [
     (dict(epoch_length=4, end=6), 24), (dict(epoch_length=4, end=2), 8),
-    (dict(epoch_length=2, end=6), 12), (dict(epoch_length=4, end=6, gamma=0.5), 12)])
+    (dict(epoch_length=2, end=6), 12), (dict(epoch_length=4, end=6, gamma=0.5), 12),
+    (dict(epoch_length=4, end=6, warmup=2), 12), (dict(epoch_length=4, end=6, begin=1), 12)])
 def test_the_same_stairs_go_on_to_another_end_and_others_are_the_saved_ones(options, end):
     _, saved = scheduler(4, end=3)
     _, resumed = scheduler(**options)
     resumed.load_state_dict(saved.state_dict())
     assert resumed.end == end
-    assert (resumed.stair, resumed.gamma) == (saved.stair, saved.gamma)
+    for name in ('stair', 'gamma', 'warmup', 'begin'):
+        assert getattr(resumed, name) == getattr(saved, name)
+
+
+def test_parts_of_epochs_are_whole_steps_that_are_reached():
+    _, made = scheduler(5, begin=1.5, warmup=0.7, end=2.7)
+    assert (made.begin, made.warmup, made.end) == (7, 3, 13)
+
+
+def test_before_its_beginning_the_rate_is_that_of_the_first_step():
+    optimizer, staircase = scheduler(2, lr=1., begin=1, warmup=0, step=0.5, gamma=0.5)
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        staircase.step()
+    assert rates == [1, 1, 1, 0.5, 0.25]
+
+
+@pytest.mark.parametrize('wrong', [dict(by_epoch=False, epoch_length=4), dict(epoch_length=None)])
+def test_iterations_need_epochs_to_count_from(wrong):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.)
+    with pytest.raises(ValueError, match='convert_to_iter_based=True needs by_epoch=True'):
+        StaircaseLR.build_iter_from_epoch(optimizer, **wrong)
+
+
+def test_without_a_fall_the_rate_stays():
+    optimizer, staircase = scheduler(1, lr=1., warmup=0, gamma=1)
+    optimizer.step()
+    staircase.step()
+    assert optimizer.param_groups[0]['lr'] == 1
 
 
 def test_groups_keep_their_own_rates():
@@ -79,7 +110,8 @@ def test_groups_keep_their_own_rates():
 
 
 @pytest.mark.parametrize(('name', 'value', 'rule'), [
-    ('step', 0, 'above 0'), ('gamma', 1.5, 'above 0, at most 1'), ('warmup', -1, 'at least 0'),
+    ('step', 0, 'above 0'), ('gamma', 1.5, 'above 0, at most 1'),
+    ('gamma', 0, 'above 0, at most 1'), ('warmup', -1, 'at least 0'),
     ('step', float('inf'), 'above 0, and finite'), ('warmup', float('nan'), 'at least 0, and fin'),
     ('warmup', 'a', 'at least 0')])
 def test_a_wrong_argument_is_named(name, value, rule):
