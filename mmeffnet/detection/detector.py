@@ -27,7 +27,7 @@ NAMES = [(re.compile(pattern), ours) for pattern, ours in (
     # A 1x1 convolution and its normalisation.
     (r'(laterals\.\d+)\.conv\.', r'\1.0.'), (r'(laterals\.\d+)\.bn\.', r'\1.1.'))]
 EXTRA = re.compile(r'^fpn\.resample\.(\d+)\.conv\.(conv|bn)\.')
-WRAPPED = 'model.'  # effdet's benches hold the network under this name
+WRAPPED = re.compile(r'^(model\.)+')  # effdet's benches hold the network under this name
 # The reference numbers COCO's classes 1 to 90, and these numbers have no class.
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 BOXES = 'bbox_head.boxes.predict.pointwise.'
@@ -37,7 +37,7 @@ CLASSIFIER = (f'{CLASSES}weight', f'{CLASSES}bias')
 
 def is_effdet(state: Mapping[str, torch.Tensor]) -> bool:
     """Whether a state dict, or what one has beside the backbone, is of effdet."""
-    return any(key.removeprefix(WRAPPED).startswith(('fpn.cell.', 'class_net.')) for key in state)
+    return any(WRAPPED.sub('', key).startswith(('fpn.cell.', 'class_net.')) for key in state)
 
 
 @MODELS.register_module()
@@ -70,10 +70,9 @@ def from_effdet(state: Mapping[str, torch.Tensor], detector) -> dict[str, torch.
     The backbone keeps timm's names, which it translates itself. ``CLASSIFIER`` is left out where it
     is of another number of classes. Raises InputError.
     """
-    state = {key.removeprefix(WRAPPED): tensor for key, tensor in state.items()
-             if not key.removeprefix(WRAPPED).startswith('anchors.')}
+    state = {WRAPPED.sub('', key): tensor for key, tensor in state.items()}
     found = {_our_name(key, len(detector.backbone.out_indices)): tensor
-             for key, tensor in state.items()}
+             for key, tensor in state.items() if not key.startswith('anchors.')}
     for key, tensor in found.items():
         if key.startswith(BOXES):
             found[key] = _x_first(tensor)
@@ -132,7 +131,7 @@ def _check(found: Mapping[str, torch.Tensor], detector) -> bool:
                           ('has another shape of', [] if other_classes else different)):
         if keys:
             raise InputError(f'the state dict of effdet {problem} {few(keys)}: take the config of '
-                             'the same EfficientDet')
+                             'the same EfficientDet, which of effdet is a tf_ network')
     if not any(key.startswith(BACKBONE) for key in found):
         raise InputError('the state dict of effdet has no backbone')
     return not other_classes

@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import print_log
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.registry import HOOKS
@@ -49,8 +50,13 @@ def fit_model(weights: Weights, model: torch.nn.Module, *, new_classes: bool) ->
     warn_of_numerics(weights, padding=padding_of(backbone), eps=eps_of(backbone))
     named = {prefix + key.removeprefix(BACKBONE) if key.startswith(BACKBONE) else key: value
              for key, value in state.items()}
-    known = weights.layout == OURS.name or hasattr(model, 'reads') and model.reads(weights.others)
-    return {**(weights.others if known else {}), **named}
+    others = weights.others
+    if others and weights.layout != OURS.name and not (
+            hasattr(model, 'reads') and model.reads(others)):
+        print_log(f'{weights.source}: {len(others)} tensors beside the network are left out: '
+                  f'{few(list(others))}', 'current')
+        others = {}
+    return {**others, **named}
 
 
 def _unused(model: torch.nn.Module) -> tuple[str, ...]:
@@ -117,9 +123,10 @@ class AnyWeightsHook(Hook):
             return
         source = str(runner._load_from or 'the checkpoint').removeprefix('mmeffnet://')
         own = model.state_dict()
-        # A classifier that starts anew stays as it is: it has been said already, and MMEngine
-        # would say it once more over many lines.
-        anew = {key: own[key] for key in CLASSIFIER_KEYS if key in own}
+        # A classifier that starts anew stays as it is, and so do layers that never run: it has been
+        # said already, or need not be, and MMEngine would say it over many lines.
+        anew = {key: own[key] for key in own if key in CLASSIFIER_KEYS
+                or key.startswith(_unused(model))}
 
         def fitted(state: Mapping) -> dict:
             mine = [prefix for layout, prefix in find_networks(state)

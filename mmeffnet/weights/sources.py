@@ -21,7 +21,6 @@ from mmeffnet.weights.files import (
     read_safetensors,
     statements,
 )
-from mmeffnet.weights.layouts import OURS
 from mmeffnet.weights.trained import network_of, other_parts
 from mmeffnet.weights.translate import Weights, plain_key, translate, weights_of
 
@@ -136,13 +135,11 @@ REGISTERED = ('timm://', 'torchvision://efficientnet_', 'keras://', 'lite://', '
 def _loader(filename: str, map_location=None) -> dict:
     """What MMEngine calls: a checkpoint of a whole model, for any of its tools.
 
-    Of another library that is a classifier's network; of our layout, all that the file holds.
+    With what lies beside the network, such as a detector's neck, without what comes before it.
     """
     weights = load_weights(filename)
-    state = weights.state
-    if weights.layout == OURS.name:  # such as a detector: all of it without what comes before
-        state = {**{key.removeprefix(weights.root): value
-                    for key, value in weights.others.items()}, **state}
+    state = {**{key.removeprefix(weights.root): value
+                for key, value in weights.others.items()}, **weights.state}
     if map_location not in (None, 'cpu'):
         state = {key: tensor.to(map_location) for key, tensor in state.items()}
     print_log(f'{filename}: {weights.variant or "custom"} network in the layout '

@@ -21,7 +21,9 @@ from effdet.loss import DetectionLoss  # noqa: E402
 from mmdet.structures import DetDataSample  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+from mmengine.runner import CheckpointLoader  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 from mmeffnet.detection.detector import CLASSIFIER  # noqa: E402
 
@@ -242,16 +244,21 @@ def test_a_classifier_of_other_classes_is_left_out_and_no_network_to_be_tested(s
         load_whole(tmp_path / 'd0.pth', network)
 
 
-@pytest.mark.parametrize('wrap', [dict, lambda state: dict(state_dict_ema=state)])
-def test_load_from_and_the_test_tool_load_neck_and_heads(wrap, tmp_path):
-    peer, given = calibrated(theirs('d0', **SMALL)), tmp_path / 'd0.pth'
-    torch.save(wrap(peer.state_dict()), given)
+@pytest.mark.parametrize(('wrap', 'address'), [
+    (dict, 'd0.pth'), (lambda state: dict(state_dict_ema=state), 'd0.pth'),
+    (dict, 'mmeffnet://d0.pth'), (dict, 'd0.safetensors'),
+    (lambda state: {f'model.model.{key}': tensor for key, tensor in state.items()}, 'd0.pth')])
+def test_load_from_and_the_test_tool_load_neck_and_heads(wrap, address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    peer, given = calibrated(theirs('d0', **SMALL)), address.removeprefix('mmeffnet://')
+    save = save_file if given.endswith('.safetensors') else torch.save
+    save(wrap(peer.state_dict()), given)
     whole, hooked = (ours('d0', repeats=2, stacked_convs=2) for _ in range(2))
     load_whole(given, whole)
-    loaded = torch.load(given, weights_only=True)
+    loaded = CheckpointLoader.load_checkpoint(address)
     AnyWeightsHook().after_load_checkpoint(
-        SimpleNamespace(model=hooked, hooks=[], _resume=False, _load_from=str(given)), loaded)
-    hooked.load_state_dict(loaded['state_dict'], strict=False)
+        SimpleNamespace(model=hooked, hooks=[], _resume=False, _load_from=address), loaded)
+    assert hooked.load_state_dict(loaded['state_dict'], strict=False).missing_keys == []
     expected = ours('d0', repeats=2, stacked_convs=2)
     expected.load_state_dict(peer.state_dict(), strict=False)
     unused = f'backbone.layers.{len(expected.backbone.layers) - 1}.'
