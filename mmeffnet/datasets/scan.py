@@ -100,6 +100,8 @@ def _is_read(name: str, endings: tuple[str, ...]) -> bool:
 
 def _empty(source: Source, endings: tuple[str, ...]) -> Iterator[Problem]:
     """What is wrong with a split in which nothing was found."""
+    if not source.listed and not source.folder.is_dir():
+        return  # told as missing
     # mmpretrain's ImageNet takes test/ as pictures without classes.
     if source.split == 'test' and source.folder.is_dir() and any(
             _is_read(path.name, endings) for path in source.folder.iterdir()):

@@ -107,7 +107,10 @@ def named_by(cfg: Config, root: Path) -> list[Source]:
         sources = []
         for _, dataset in dataset_configs(cfg, f'{split}_dataloader'):
             listed, folder = list_and_folder(dataset) or (None, class_folder(dataset))
-            if folder and folder.resolve().is_relative_to(root.resolve()):
+            if not folder or not folder.resolve().is_relative_to(root.resolve()):
+                continue
+            # Without a list, root/train and root/val are looked for anyway, and may be absent.
+            if listed or folder.is_dir() or folder.resolve() != (root / split).resolve():
                 sources.append(Source(split, folder, listed))
         if any(source.listed or source.folder.resolve() != root.resolve() for source in sources):
             found += sources

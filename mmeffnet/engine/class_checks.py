@@ -47,25 +47,30 @@ def check_names(dataset, num_classes: int, loader: str) -> None:
 
 
 def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None:
-    """Refuse data sets of a classifier whose labels mean different classes.
+    """Refuse data sets of a classifier where one name has different labels.
 
-    datasets: by their dataloader. Folders have to be called alike where labels are made of them.
-    Other names may be in another language, or synonyms; only with a name in common they have to be
-    the same.
+    datasets: by their dataloader. Names that differ otherwise may be other spellings: one line
+    warns of them, but for names to show that have none in common with the folders or names of the
+    other, as in another language.
     Raises InputError naming both dataloaders and the first label that is called otherwise.
     """
     found = [(loader, _names(part)) for loader, dataset in datasets.items()
              for part in parts_of(dataset)] if classes_of_head(model) is not None else []
     for (one, some), (other, others) in combinations(found, 2):
         by_folder = bool(some.folders and others.folders)
+        if not by_folder and {*filter(None, some)} & {*filter(None, others)}:
+            continue  # the names to show of one are the folders of the other
         a, b = (names.folders if by_folder else names.classes for names in (some, others))
-        label = _first_difference(a, b)
-        if label is not None and (by_folder or {*a} & {*b}):
-            way = 'give the class folders of both the same names' if by_folder else \
-                'give both the same metainfo.classes'
-            raise InputError(f'{other}.dataset: label {label} is {b[label]!r}, and it is '
-                             f'{a[label]!r} in {one}.dataset, so that they mean different '
-                             f'classes: {way}')
+        label, common = _first_difference(a, b), {*a} & {*b}
+        if label is None or not (by_folder or common):
+            continue
+        text = (f'{other}.dataset: label {label} is {b[label]!r}, and it is {a[label]!r} in '
+                f'{one}.dataset')
+        if any(a.index(name) != b.index(name) for name in common):
+            way = 'the class folders of both the same names' if by_folder else \
+                'both the same metainfo.classes'
+            raise InputError(f'{text}, so that they mean different classes: give {way}')
+        _warn(f'{text}: if these are different classes, scores mean nothing')
 
 
 def warn_of_names(dataset, loader: str, model: nn.Module, trained: Sequence[str], source) -> None:
@@ -79,14 +84,22 @@ def warn_of_names(dataset, loader: str, model: nn.Module, trained: Sequence[str]
         labels = [_first_difference(trained, names) for names in known]
         if known and None not in labels:
             names, label = known[0], labels[0]
-            print_log(f'{loader}.dataset: label {label} is {names[label]!r}, and in '
-                      f'{str(source)!r} it is {trained[label]!r}: if these are different classes, '
-                      'the results mean nothing', 'current', level=logging.WARNING)
+            _warn(f'{loader}.dataset: label {label} is {names[label]!r}, and in {str(source)!r} it '
+                  f'is {trained[label]!r}: if these are different classes, scores mean nothing')
             return
 
 
+def _warn(text: str) -> None:
+    print_log(text, 'current', level=logging.WARNING)
+
+
 def classes_of_head(model) -> int | None:
-    """The number of classes of a classifier, None for other models."""
+    """The number of classes of a classifier, None for other models.
+
+    So it is for retrievers: they are trained on some classes and tested on others.
+    """
+    if hasattr(model, 'image_encoder'):
+        return None
     found = getattr(getattr(model, 'head', None), 'num_classes', None)
     return found if isinstance(found, int) else None
 

@@ -311,6 +311,13 @@ val_dataloader = dict(dataset=dict(data_prefix='more', **folder))
     capsys.readouterr()
     assert problems(*flags, root='data/images') == (0, set())
     assert capsys.readouterr().out.startswith('data/images 9 pictures')
+    # One that the config alone knows is told once where it is not there; val alone is sound.
+    (data / 'images').rename('elsewhere')
+    assert problems(*flags) == (1, {'missing: data/images'})
+    Path('config.py').write_text(Path('config.py').read_text().replace("'images'", "'train'"))
+    (data / 'more').rename(data / 'val')
+    Path('config.py').write_text(Path('config.py').read_text().replace("'more'", "'val'"))
+    assert problems(*flags) == (0, set())
 
 
 def test_a_list_beside_class_folders_is_not_read(data):
