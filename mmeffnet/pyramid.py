@@ -110,9 +110,10 @@ def _check_levels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mapping
             left = tuple(f.index for f in info if f is not dropped)
             kept = feature_info(backbone.get('arch', 'b0'), left, scaling=backbone.get('scaling'),
                                 output_stride=backbone.get('output_stride'))
-            last = neck.get('end_level', -1)
-            last = ('' if last == -1 else f', neck.end_level={last - 1} and neck.num_outs='
-                    f'{_num_outs(neck) - 1}')
+            end, outs = neck.get('end_level', -1), _num_outs(neck)
+            last = '' if end == -1 else f', neck.end_level={end - 1}'
+            if last and neck.get('start_level', 0) + outs <= len(info):  # and none made beyond them
+                last += f', neck.num_outs={outs - 1}'
             raise InputError(
                 f'{path}.backbone ({_outputs(backbone)}): outputs {fine.index} and '
                 f'{coarse.index} both have stride {fine.stride}, and {name_of(neck)} needs each '
@@ -136,6 +137,8 @@ def _strides_after(necks: list, info: FeatureInfo) -> list[int] | None:
     strides = info.strides
     for neck in necks:
         if name_of(neck) in EXTENDED:
+            if not _num_outs(neck):
+                return None  # its own constructor asks for it
             strides = strides[_taken(neck)]
             while strides and len(strides) < _num_outs(neck):
                 strides = [*strides, 2 * strides[-1]]

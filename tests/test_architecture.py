@@ -17,39 +17,41 @@ LAYERS = ('arch', 'scaling', 'variants', 'weights', 'models')
 
 
 @cache
-def imports(module, anywhere=True):
-    """The modules of ours that one imports; anywhere: or only when it is imported itself."""
-    tree = ast.parse(MODULES[module].read_text())
-    inner = () if anywhere else {id(node) for function in ast.walk(tree) if isinstance(
-        function, ast.FunctionDef | ast.Lambda) for node in ast.walk(function)}
+def imports(module):
+    """The modules of ours that one imports, at its top or within functions."""
     found = set()
-    for node in ast.walk(tree):
-        if id(node) in inner:
-            continue
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
-    return found & MODULES.keys() - {module}
+    return found & MODULES.keys()
 
 
-def reached(module, anywhere=True):
+def reached(module):
     found, new = set(), {module}
     while new:
-        new = {other for one in new for other in imports(one, anywhere)} - found
+        new = {other for one in new for other in imports(one)} - found
         found |= new
     return found
 
 
+def paragraphs():
+    """What the picture says of each package by its name, and of single modules by ''."""
+    picture = DOCS.read_text().split('```')[1]
+    single = re.findall(r'^  (\w+\.py(?:(?:, | +<- )\w+\.py)*)', picture, re.M)
+    return {'': ';'.join(single).replace('.py', ''), **dict(
+        re.findall(r'^  (\w+)/ (.*(?:\n   +.*)*)', picture, re.M))}
+
+
 def drawn():
     """(importer, imported) for each arrow of the picture."""
-    picture = DOCS.read_text().split('```')[1]
-    for package, text in re.findall(r'^  ?(\w+)/ (.*(?:\n   +.*)*)', picture, re.M):
+    for package, text in paragraphs().items():
+        folder = f'mmeffnet.{package}.' if package else 'mmeffnet.'
         for chain in re.split('[;:]', re.sub(r'\([^)]*\)', '', text)):
             parts = [re.findall(r'\w+', part) for part in chain.split('<-')]
             for lower, upper in pairwise(parts):
-                yield from ((f'mmeffnet.{package}.{a}', f'mmeffnet.{package}.{b}')
-                            for a in upper for b in lower)
+                yield from ((f'{folder}{a}', f'{folder}{b}') for a in upper for b in lower)
 
 
 def test_the_picture_shows_who_imports_whom():
@@ -60,13 +62,14 @@ def test_the_picture_shows_who_imports_whom():
 
 
 def test_each_module_is_in_the_picture():
-    picture = DOCS.read_text().split('```')[1]
-    names = {module.rpartition('.')[2] for module in MODULES} - {'version'}
-    assert [name for name in sorted(names) if not re.search(rf'\b{name}\b', picture)] == []
+    told = paragraphs()
+    places = [['', *module.split('.')[1:]][-2:] for module in MODULES]
+    assert [(package, name) for package, name in places
+            if name not in re.findall(r'\w+', told[package])] == [('', 'version')]
 
 
 def test_imports_go_one_way():
-    assert [module for module in MODULES if module in reached(module, anywhere=False)] == []
+    assert [module for module in MODULES if module in reached(module)] == []
     for number, layer in enumerate(LAYERS):
         below = {*LAYERS[:number + 1]}
         for module in MODULES:

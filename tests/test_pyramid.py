@@ -265,10 +265,26 @@ def test_a_level_that_is_to_go_moves_the_last_one():
     model['neck'].update(end_level=2, num_outs=3)
     with pytest.raises(InputError, match=(
             r'write out_indices=\(1, 2, 3\) and neck\.in_channels=\[16, 24, 40\], '
-            r'neck\.end_level=1 and neck\.num_outs=2$')):
+            r'neck\.end_level=1, neck\.num_outs=2$')):
         check_model(model)
     model['backbone']['out_indices'] = (1, 2, 3)
     model['neck'].update(in_channels=[16, 24, 40], end_level=1, num_outs=2)
+    check_model(model)
+
+
+def test_levels_that_a_neck_adds_stay_when_one_is_to_go():
+    model = retinanet(channels=(40, 112, 320, 1280), out_indices=(3, 4, 5, 6), start_level=0)
+    model['neck']['end_level'] = 3
+    with pytest.raises(InputError, match=r'in_channels=\[40, 112, 320\], neck\.end_level=2$'):
+        check_model(model)
+    model['backbone']['out_indices'] = (3, 4, 5)
+    model['neck'].update(in_channels=[40, 112, 320], end_level=2)
+    check_model(model)
+
+
+def test_a_number_of_levels_that_is_missing_is_left_to_the_neck_to_ask_for():
+    model = retinanet(channels=(40, 112, 320), out_indices=(3, 4, 5), start_level=0)
+    model['neck']['end_level'] = model['neck'].pop('num_outs') - 3
     check_model(model)
 
 
