@@ -285,7 +285,11 @@ def test_levels_that_a_neck_adds_stay_when_one_is_to_go():
 def test_a_number_of_levels_that_is_missing_is_left_to_the_neck_to_ask_for():
     model = retinanet(channels=(40, 112, 320), out_indices=(3, 4, 5), start_level=0)
     model['neck']['end_level'] = model['neck'].pop('num_outs') - 3
-    check_model(model)
+    model['bbox_head']['anchor_generator']['strides'] = [1]  # of no neck: nothing tells its levels
+    assert check_model(model) is None
+    model['neck']['in_channels'] = [40, 112, 1]
+    with pytest.raises(InputError, match=r'in_channels=\[40, 112, 320\]'):
+        check_model(model)
 
 
 def segmentor(**head):
