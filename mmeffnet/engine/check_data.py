@@ -18,9 +18,10 @@ from rich.text import Text
 from mmeffnet.datasets.scan import scan
 from mmeffnet.datasets.sources import KINDS, SPLITS, Problem, Source
 from mmeffnet.engine.config import load_config
-from mmeffnet.engine.data_checks import class_folder, dataset_configs, list_and_folder
+from mmeffnet.engine.data_checks import class_folder, list_and_folder
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
+from mmeffnet.weights.settings import dataset_configs
 
 FEW = 5  # of each kind are printed; the report has all
 

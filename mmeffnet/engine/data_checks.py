@@ -14,6 +14,7 @@ from mmeffnet.engine.coco_checks import (
     classes_of,
 )
 from mmeffnet.errors import InputError
+from mmeffnet.weights.settings import dataset_configs
 
 LAYOUTS = {
     'ImageNet': 'expected there: train/<class>/*.JPEG and val/<class>/*.JPEG, a folder for '
@@ -131,22 +132,6 @@ def _check_labels(dataset, num_classes: int, loader: str) -> None:
                     f'{loader}: label {label} of {str(info.get("img_path", index))!r} in '
                     f'{str(where)!r} is out of range: with {num_classes} classes labels run '
                     f'from 0 to {num_classes - 1}')
-
-
-def dataset_configs(cfg: Config, loader: str) -> Iterator[tuple[str, dict]]:
-    """Data set configs of a dataloader with their dotted names, through such as RepeatDataset."""
-    yield from _inner_configs((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset')
-
-
-def _inner_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
-    if not isinstance(dataset, dict):
-        return
-    inner = [('dataset', dataset.get('dataset'))] if 'dataset' in dataset else [
-        (f'datasets.{i}', d) for i, d in enumerate(dataset.get('datasets', ()))]
-    if not inner:
-        yield field, dataset
-    for name, child in inner:
-        yield from _inner_configs(child, f'{field}.{name}')
 
 
 def _type(dataset: dict) -> str:

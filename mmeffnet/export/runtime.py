@@ -10,7 +10,7 @@ import torch
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.weights import files
-from mmeffnet.weights.settings import bare, innermost
+from mmeffnet.weights.settings import bare, dataset_configs
 
 # Suffix of a file -> format, and the packages that run it.
 FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
@@ -64,7 +64,7 @@ def gives_rgb(cfg) -> bool:
     Raises InputError where they are normalised there, in an order of its own, and where data sets
     of different orders are joined.
     """
-    found = {*map(_is_rgb, innermost((cfg.get('test_dataloader') or {}).get('dataset') or {}))}
+    found = {_is_rgb(dataset) for _, dataset in dataset_configs(cfg, 'test_dataloader')}
     if len(found) > 1:
         raise InputError('test_dataloader.dataset: some of its data sets give RGB and others BGR: '
                          'give them one order')

@@ -163,19 +163,26 @@ def _few(values) -> str:
     return '/'.join(f'{value:g}' for value in values)
 
 
-def innermost(dataset: Mapping) -> Iterator[Mapping]:
-    """The configs of data sets with files within those that wrap or join others."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    for part in inner or ():
-        yield from innermost(part)
+def dataset_configs(cfg: Mapping, loader: str) -> Iterator[tuple[str, dict]]:
+    """Data set configs of a dataloader with their dotted names, through such as RepeatDataset."""
+    yield from _inner_configs((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset')
+
+
+def _inner_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
+    if not isinstance(dataset, dict):
+        return
+    inner = [('dataset', dataset.get('dataset'))] if 'dataset' in dataset else [
+        (f'datasets.{i}', d) for i, d in enumerate(dataset.get('datasets', ()))]
     if not inner:
-        yield dataset
+        yield field, dataset
+    for name, child in inner:
+        yield from _inner_configs(child, f'{field}.{name}')
 
 
 def pipelines_of(cfg, loader: str) -> list[list]:
     """The pipelines of a dataloader's data sets, without empty ones."""
-    found = innermost((cfg.get(loader) or {}).get('dataset') or {})
-    return [dataset['pipeline'] for dataset in found if dataset.get('pipeline')]
+    return [dataset['pipeline'] for _, dataset in dataset_configs(cfg, loader)
+            if dataset.get('pipeline')]
 
 
 def resolution_of(cfg) -> int | None:
