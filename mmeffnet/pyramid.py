@@ -19,6 +19,8 @@ PYRAMIDS = {'BiFPN', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFCOS_FPN', 
 EXTENDED = {'BiFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'NASFPN', 'PAFPN', 'RFP'}
 # What ours has where a config says nothing; the others have no default.
 NUM_OUTS = {'BiFPN': 5}
+# The first output that a neck takes where a config says nothing; of the others it is output 0.
+START = {'NASFCOS_FPN': 1}
 # Those that give what they take, level by level.
 KEPT = {'BFP', 'CSPNeXtPAFPN', 'DyHead', 'GlobalAveragePooling', 'YOLOXPAFPN'}
 # Gives one level, made from the last output.
@@ -112,7 +114,7 @@ def _check_levels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mapping
                                 output_stride=backbone.get('output_stride'))
             end, outs = neck.get('end_level', -1), _num_outs(neck)
             last = '' if end == -1 else f', neck.end_level={end - 1}'
-            if last and neck.get('start_level', 0) + outs <= len(info):  # and none made beyond them
+            if last and _start(neck) + outs <= len(info):  # and none made beyond them
                 last += f', neck.num_outs={outs - 1}'
             raise InputError(
                 f'{path}.backbone ({_outputs(backbone)}): outputs {fine.index} and '
@@ -123,9 +125,13 @@ def _check_levels(path: str, neck: Mapping, info: FeatureInfo, backbone: Mapping
 
 def _taken(neck: Mapping) -> slice:
     """The outputs of the backbone that a neck takes; from others come further levels at most."""
-    start = neck.get('start_level', 0)
+    start = _start(neck)
     # mmdet's take ``end_level`` too and mmseg's does not; with one, all give what they take.
     return slice(start, None if neck.get('end_level', -1) == -1 else start + _num_outs(neck))
+
+
+def _start(neck: Mapping) -> int:
+    return neck.get('start_level', START.get(name_of(neck), 0))
 
 
 def _num_outs(neck: Mapping) -> int:

@@ -248,6 +248,15 @@ def test_a_pyramid_may_leave_out_levels_that_are_equal(channels, outputs, taken,
     assert check_model(model) is None
 
 
+def test_a_neck_that_leaves_out_the_first_level_by_itself_may_be_given_an_equal_one():
+    model = dict(backbone=backbone(0, 1, 3, 4), neck=dict(
+        type='NASFCOS_FPN', in_channels=[32, 16, 40, 112], out_channels=8, num_outs=5))
+    assert check_model(model) is None
+    model['neck']['start_level'] = 0
+    with pytest.raises(InputError, match='outputs 0 and 1 both have stride 2'):
+        check_model(model)
+
+
 def test_the_last_level_that_mmsegs_pyramid_leaves_out_is_the_end_level():
     model = dict(backbone=backbone(2, 3, 4, 5, output_stride=16),
                  neck=dict(type='FPN', in_channels=[24, 40, 112, 320], out_channels=64,

@@ -126,10 +126,12 @@ def read_state(path, average: bool = True) -> tuple[dict[str, torch.Tensor], dic
 
 
 # MMEngine takes prefixes as regular expressions and the longest first, so that a longer one
-# than its own 'torchvision://' needs no force. Its own loader keeps every other file, and files of
-# these kinds behind addresses of others: ``through_mmengine`` would lead back here.
+# than its own 'torchvision://' needs no force, nor one that comes after 'https:' by the alphabet.
+# Its own loader keeps every other file, and files of these kinds behind addresses of others:
+# ``through_mmengine`` would lead back here.
 REGISTERED = ('timm://', 'torchvision://efficientnet_', 'keras://', 'lite://', 'mmeffnet://',
-              r'(?!.*://).*\.safetensors$', r'(?!.*://).*\.h5$')
+              r'(?!.*://).*\.safetensors$', r'(?!.*://).*\.h5$',
+              r'https?://.*\.(safetensors|h5)(\?.*)?$')
 
 
 def _loader(filename: str, map_location=None) -> dict:

@@ -370,9 +370,10 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 MODELS.build(dict(type='mmeffnet.EfficientNet', arch='lite0'))
 for path in ('timm://x', 'torchvision://efficientnet_b0', 'keras://x', 'lite://lite0',
-             'mmeffnet://x', 'a/b.safetensors', 'b.weights.h5'):
+             'mmeffnet://x', 'a/b.safetensors', 'b.weights.h5', 'http://x/y.safetensors',
+             'https://x/resolve/main/y.safetensors?download=true', 'https://x/y.h5'):
     assert CheckpointLoader._get_checkpoint_loader(path).__module__ == 'mmeffnet.weights.sources'
-for path in ('torchvision://resnet50', 'a/b.pth', 'https://x/y.pth', 's3://x/y.h5'):
+for path in ('torchvision://resnet50', 'a/b.pth', 'https://x/y.pth', 'https://x/y.h5.pth', 's3://x/y.h5'):
     assert CheckpointLoader._get_checkpoint_loader(path).__module__.startswith('mmengine')
 '''], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
