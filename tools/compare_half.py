@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What bfloat16 changes in deployed Lite networks: by ``switch_to_deploy(dtype=)``, and cast.
+"""What bfloat16 changes in deployed networks: by ``switch_to_deploy(dtype=)``, and cast.
 
-PICTURES holds val.txt, of lines "file label", and the files in val/. Needs the extra 'tests', whose
-packages carry the weights.
+PICTURES holds val.txt, of lines "file label", and the files in val/. Networks are whatever
+tools/predict.py takes; without --weights those of the extra 'lite', whose packages carry them.
 """
 import argparse
 import copy
@@ -16,7 +16,7 @@ from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.inference.images import read_image
 from mmeffnet.inference.network import build_network
 
-NETWORKS = ('lite0', 'lite1', 'lite2')
+NETWORKS = ('lite://lite0', 'lite://lite1', 'lite://lite2')
 BATCH = 8
 
 
@@ -52,27 +52,25 @@ def forms(network):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('pictures', type=Path)
+    parser.add_argument('--weights', nargs='+', default=NETWORKS,
+                        help='files, addresses or names of the catalog')
     args = parser.parse_args()
     with one_line_errors(ValueError):
         images, labels = pictures(args.pictures)
         print('| network | form | logits apart, % | class of float32, % | top-1, % |\n'
               '|---|---|--:|--:|--:|')
-        for variant in NETWORKS:
-            network = build_network(f'lite://{variant}', device='cpu')
-            norm = network.settings.norm
-            mean, std = (torch.tensor(value).view(3, 1, 1) for value in (norm.mean, norm.std))
-            pixels = torch.stack([torch.from_numpy(network.settings.pixels(image).copy())
-                                  .permute(2, 0, 1) for image in images])
-            batches = [((batch.float() - mean) / std).contiguous(
-                memory_format=torch.channels_last) for batch in pixels.split(BATCH)]
+        for source in args.weights:
+            network = build_network(source, device='cpu')
+            tensors = torch.stack([network.settings.tensor(image) for image in images])
+            batches = tensors.contiguous(memory_format=torch.channels_last).split(BATCH)
             exact = None
             for name, dtype, model in forms(network.model):
-                found = logits(model, batches, dtype, f'{variant}, {name}')
+                found = logits(model, batches, dtype, f'{network.title}, {name}')
                 exact = found if exact is None else exact
                 apart = (found - exact).norm() / exact.norm()
                 same, right = ((found.argmax(1) == other).float().mean()
                                for other in (exact.argmax(1), labels))
-                print(f'| {variant} | {name} | {100 * apart:.1f} | {100 * same:.1f} | '
+                print(f'| {network.title} | {name} | {100 * apart:.1f} | {100 * same:.1f} | '
                       f'{100 * right:.1f} |', flush=True)
 
 

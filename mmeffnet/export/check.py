@@ -106,16 +106,16 @@ def real_pictures(folder: str | None = None, most: int = 8) -> list[Image.Image]
 
 
 def pictures_below(folder: str, flag: str) -> list[Path]:
-    """The pictures below a folder, in order of their paths; what is hidden is left alone.
+    """The pictures below a folder, in order of their paths; links are followed, and what is hidden
+    is left alone.
 
     flag: that the folder was given by. Raises InputError where there are none.
     """
+    from mmeffnet.inference.files import files_below
     from mmeffnet.inference.images import SUFFIXES
     if not Path(folder).is_dir():
         raise InputError(f'{flag} {folder!r} is no folder: give one with pictures below it')
-    found = [path for path in sorted(Path(folder).rglob('*'))
-             if path.suffix.lower() in SUFFIXES and path.is_file()
-             and not any(part.startswith('.') for part in path.relative_to(folder).parts)]
+    found = sorted(path for path in files_below(Path(folder)) if path.suffix.lower() in SUFFIXES)
     if not found:
         raise InputError(f'{flag} {folder!r} has no pictures: {", ".join(sorted(SUFFIXES))}')
     return found

@@ -94,8 +94,10 @@ def _out(args: argparse.Namespace) -> Path:
         raise InputError(f'--out {str(out)!r}: a file of --format {args.format} ends with {suffix}')
     try:
         folder = next(parent for parent in out.absolute().parents if parent.exists())
-        (folder / f'.{out.name}{PART}').exists()
-    except OSError as error:  # a name that is too long
+        (folder / f'.{out.name}{PART}').exists()  # an error where the name is too long
+        if folder.is_dir():
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
         raise InputError(f'--out {str(out)!r} cannot be written: {error.strerror}') from error
     for path, wrong, what in ((folder, not folder.is_dir(), 'is no folder'),
                               (out, out.is_dir(), 'is a folder')):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -39,14 +40,14 @@ def write(network: Exportable, path: Path, kind: str, size: tuple[int, int], dyn
 
 
 def put(made: Path, folder: Path) -> None:
-    """Put a file, and what was written beside it, into a folder, each whole or not at all.
+    """Put a file, and what was written beside it, into a folder: all of them whole, or none.
 
     Raises InputError where that cannot be written to.
     """
     try:
-        for file in sorted(made.parent.iterdir(), key=made.__eq__):  # what is opened comes last
-            with whole(folder / file.name) as part:
-                shutil.copyfile(file, part)
+        with ExitStack() as parts:  # which leaves in the other order: what is opened comes last
+            for file in sorted(made.parent.iterdir(), key=made.__ne__):
+                shutil.copyfile(file, parts.enter_context(whole(folder / file.name)))
     except OSError as error:
         raise InputError(f'{str(folder / made.name)!r} cannot be written: '
                          f'{error.strerror or error}') from error

@@ -156,15 +156,15 @@ def _check_same(model: nn.Module, network: Exportable, checkpoint: str) -> None:
         raise InputError(f"{checkpoint}: the network's output is no number: the weights are "
                          'damaged or diverged: take an earlier or another file')
     try:
-        given = model(images, mode='tensor')
+        given, why = model(images, mode='tensor'), ''
     except Exception as error:
-        raise InputError(f'model.type={type(model).__name__!r} takes no images: '
-                         f'{one_line(error)}') from error
+        given, why = None, f' ({one_line(error)})'
     if not (isinstance(given, torch.Tensor) and given.shape == logits.shape
             and torch.allclose(given, logits, rtol=0, atol=1e-3 * logits.abs().max().item())):
-        raise InputError(f'model.neck {type(model.neck).__name__} and model.head '
-                         f'{type(model.head).__name__}: what can be exported computes a mean over '
-                         'the pixels and a linear layer behind the backbone, and nothing else')
+        neck = type(model.neck).__name__ if model.neck is not None else None
+        raise InputError(f'model.neck {neck} and model.head {type(model.head).__name__}: what can '
+                         'be exported computes a mean over the pixels and a linear layer behind '
+                         f'the backbone, and nothing else{why}')
 
 
 def _trained_with(checkpoint: str, count: int) -> tuple[str, ...] | None:

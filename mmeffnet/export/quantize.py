@@ -16,6 +16,7 @@ from mmeffnet.export.check import pictures_below, prepared
 from mmeffnet.export.graph import Classifier
 from mmeffnet.export.runtime import gives_rgb, need
 from mmeffnet.files import whole
+from mmeffnet.weights.settings import pipelines_of
 
 MOST = 128  # pictures that are looked at; more change the ranges little
 
@@ -29,12 +30,15 @@ def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     paths = pictures_below(folder, '--calib')
     # Evenly from all of them: folders are often sorted by class.
     paths = [paths[i * len(paths) // MOST] for i in range(MOST)] if len(paths) > MOST else paths
-    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline')
-    if not pipeline:
+    pipelines = pipelines_of(cfg, 'test_dataloader')
+    if not pipelines:
         raise InputError('--calib: test_dataloader.dataset.pipeline, which prepares the pictures, '
                          'is not in the config')
+    if any(pipeline != pipelines[0] for pipeline in pipelines):
+        raise InputError('--calib: data sets of test_dataloader.dataset have different pipelines, '
+                         'and which prepares the pictures is not said: give them one')
     try:
-        steps = [TRANSFORMS.build(step) for step in pipeline]
+        steps = [TRANSFORMS.build(step) for step in pipelines[0]]
     except Exception as error:
         raise InputError(explain(error, cfg)) from error
     rgb, found = gives_rgb(cfg), []

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.weights import files
-from mmeffnet.weights.settings import bare, dataset_configs
+from mmeffnet.weights.settings import dataset_configs, step_name
 
 # Suffix of a file -> format, and the packages that run it.
 FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
@@ -23,6 +24,9 @@ KEY = 'mmeffnet'  # of ONNX's and OpenVINO's own metadata
 # data sets whose images are RGB.
 TURNS = {'NumpyToPIL': 'to_rgb', 'ToPIL': 'to_rgb', 'PILToNumpy': 'to_bgr', 'ToNumpy': 'to_bgr'}
 RGB_DATASETS = 'CIFAR10', 'CIFAR100'
+# Transforms that make other numbers of pixels than a file takes, alone or in Albumentations.
+NORMALISING = {'Normalize', 'ToFloat', 'torchvision/ConvertImageDtype', 'torchvision/Normalize',
+               'torchvision/ToDtype', 'torchvision/ToTensor'}
 
 
 def is_exported(path) -> bool:
@@ -71,24 +75,26 @@ def gives_rgb(cfg) -> bool:
     return True in found
 
 
-def _name(part) -> str | None:
-    """The name of a class, which a config may have instead of it."""
-    kind = part.get('type') if isinstance(part, Mapping) else None
-    return kind.__name__ if isinstance(kind, type) else bare(kind)
-
-
 def _is_rgb(dataset: Mapping) -> bool:
-    rgb = _name(dataset) in RGB_DATASETS
-    for step in dataset.get('pipeline') or ():
-        name = _name(step)
-        if name == 'Normalize':
-            raise InputError('test_dataloader.dataset.pipeline: Normalize is in no exported file: '
-                             'give its mean, std and to_rgb to data_preprocessor')
+    rgb = step_name(dataset) in RGB_DATASETS
+    for step in _steps(dataset.get('pipeline')):
+        name = step_name(step)
+        if name in NORMALISING:
+            raise InputError(f'test_dataloader.dataset.pipeline: {name} is in no exported file: '
+                             'give mean, std and to_rgb to data_preprocessor, for pixels of 0..255')
         if name == 'LoadImageFromFile':
             rgb = step.get('imdecode_backend') == 'tifffile'
         elif name in TURNS and step.get(TURNS[name]):
             rgb = not rgb
     return rgb
+
+
+def _steps(pipeline) -> Iterator[Mapping]:
+    """The transforms of a pipeline, and those inside of others."""
+    for step in pipeline if isinstance(pipeline, Sequence) else ():
+        if isinstance(step, Mapping):
+            yield step
+            yield from _steps(step.get('transforms'))
 
 
 def takes_bgr(preprocessor, rgb: bool) -> bool:
@@ -132,7 +138,9 @@ def _open_onnx(path: Path):
 
 def _open_torchscript(path: Path):
     extra = {METADATA: ''}
-    module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # that another format is preferred
+        module = torch.jit.load(str(path), map_location='cpu', _extra_files=extra)
     return _as_written(module, _parsed(extra[METADATA]))
 
 

@@ -57,7 +57,7 @@ def collect(inputs: Sequence[str | Path], out: Path) -> Found:
         if not given.is_dir():
             candidates = [(given, Path(given.name))]
         else:
-            below = list(_files_below(given))
+            below = list(files_below(given))
             named = [path for path in below if path.suffix.lower() in SUFFIXES]
             left_alone += len(below) - len(named)
             candidates = [(path, path.relative_to(given)) for path in named
@@ -73,7 +73,7 @@ def collect(inputs: Sequence[str | Path], out: Path) -> Found:
     return Found(tuple(pictures), left_alone, mark)
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """Files in order of their names, links followed, each folder entered once."""
     entered = set()
     for root, folders, files in os.walk(folder, followlinks=True):

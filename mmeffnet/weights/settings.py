@@ -13,6 +13,8 @@ BATCH_NORM_EPS = 1e-3  # of our backbone, unless norm_cfg says otherwise
 PYTORCH_EPS = 1e-5
 PACKAGES = ('mmeffnet', 'mmpretrain', 'mmcls', 'mmcv', 'mmengine')
 BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
+# Transforms that give a square, by the argument that has its side; others call it crop_size.
+SIDES = {'Resize': 'scale', 'torchvision/CenterCrop': 'size'}
 PADDINGS = {'Conv2dSame': 'same', 'Conv2dAdaptivePadding': 'same', 'Conv2d': 'symmetric',
             'Conv': 'symmetric'}
 
@@ -88,6 +90,12 @@ def bare(name):
     if isinstance(name, str) and name.partition('.')[0] in PACKAGES:
         return name.rpartition('.')[2]
     return name
+
+
+def step_name(part) -> str | None:
+    """The name of a transform or data set, for which a config may have the class itself."""
+    kind = part.get('type') if isinstance(part, Mapping) else part
+    return kind.__name__ if isinstance(kind, type) else bare(kind)
 
 
 def package_of(cfg) -> str:
@@ -195,8 +203,9 @@ def resolution_of(cfg) -> int | None:
 
 def _side(pipeline) -> int | None:
     for transform in reversed(pipeline):
-        size = transform.get('crop_size') or (
-            transform.get('scale') if transform.get('type') == 'Resize' else None)
+        size = transform.get('crop_size') or transform.get(SIDES.get(step_name(transform)))
+        if transform.get('keep_ratio'):
+            return None
         if isinstance(size, (tuple, list)):
             size = size[0] if len(set(size)) == 1 else None
         if size:

@@ -1,8 +1,11 @@
 """Exported files give what the network gives, at every size they allow, and say what they are."""
+import copy
+import errno
 import json
 import pickle
 import re
 import runpy
+import shutil
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -247,6 +250,11 @@ def test_another_neck_is_named_and_not_taken_for_a_mean(folder, capsys):
     assert 'model.neck GeneralizedMeanPooling and model.head' in line(capsys, of=files)
 
 
+def test_no_neck_is_named_where_the_head_does_not_fit_without_one(folder, capsys):
+    files = model_of(folder, 'no_neck', {}, neck=None)
+    assert 'model.neck None and model.head EfficientNetHead: what can be' in line(capsys, of=files)
+
+
 def test_other_channels_are_named(folder, capsys):
     gray = model_of(folder, 'gray', {'backbone.layers.0.conv.weight': torch.randn(8, 1, 3, 3)},
                     backbone=dict(in_channels=1))
@@ -303,7 +311,10 @@ def test_the_order_of_images_is_followed_through_the_pipeline(dataset, rgb):
 
 @pytest.mark.parametrize(('one', 'words'), [
     (dict(type='CIFAR10'), 'some of its data sets give RGB and others BGR'),
-    (dict(pipeline=[dict(type='Normalize')]), 'Normalize is in no exported file')])
+    (dict(pipeline=[dict(type='Normalize')]), 'Normalize is in no exported file'),
+    (dict(pipeline=[dict(type='torchvision/ToTensor')]), 'torchvision/ToTensor is in no exported'),
+    (dict(pipeline=[dict(type='mmpretrain.Albumentations', transforms=[
+        dict(type='OneOf', transforms=[dict(type='Normalize')])])]), 'Normalize is in no')])
 def test_orders_that_are_not_one_are_refused(one, words):
     joined = dict(type='ConcatDataset', datasets=[one, dict(pipeline=pipeline())])
     with pytest.raises(InputError, match=words):
@@ -351,13 +362,28 @@ def test_a_pipeline_that_gives_rgb_gives_the_same_logits(folder, to_rgb):
     (pipeline()[1:], "EfficientNetCenterCrop of the test pipeline fails on 'pictures/00.png': .*"
      'begin with LoadImageFromFile'),
     (pipeline(dict(type='Normalize', mean=[0], std=[1])), 'Normalize is in no exported file'),
-    ([], 'is not in the config')], ids=['name', 'argument', 'pack', 'load', 'normalize', 'none'])
+    ([], 'is not in the config')],
+    ids=['name', 'argument', 'pack', 'load', 'normalize', 'none'])
 def test_a_pipeline_that_gives_no_images_is_named(steps, words):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     init_default_scope('mmpretrain')
     cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=steps))))
     with pytest.raises(InputError, match=words):
+        quantize.images(cfg, 'pictures', (SIZE, SIZE))
+
+
+def test_pictures_for_int8_go_through_the_pipeline_of_wrapped_data_sets(folder):
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmpretrain')
+    one = dict(type='CustomDataset', pipeline=pipeline())
+    for dataset in (dict(type='RepeatDataset', times=2, dataset=one),
+                    dict(type='ConcatDataset', datasets=[one, copy.deepcopy(one)])):
+        cfg = dict(test_dataloader=dict(dataset=dataset))
+        found = quantize.images(cfg, 'pictures', (SIZE, SIZE))
+        assert {image.shape for image in found} == {(3, SIZE, SIZE)}
+    dataset['datasets'][1]['pipeline'][1]['crop_size'] = 2 * SIZE
+    with pytest.raises(InputError, match='have different pipelines'):
         quantize.images(cfg, 'pictures', (SIZE, SIZE))
 
 
@@ -378,10 +404,29 @@ def test_what_is_opened_is_put_there_last(tmp_path, monkeypatch):
     for name in ('made/a.xml', 'made/b.bin', 'out'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).mkdir() if name == 'out' else (tmp_path / name).write_text(name)
-    put, whole = [], formats.whole
-    monkeypatch.setattr(formats, 'whole', lambda path: put.append(path.name) or whole(path))
+    put, replace = [], Path.replace
+    monkeypatch.setattr(Path, 'replace',
+                        lambda part, path: put.append(path.name) or replace(part, path))
     formats.put(tmp_path / 'made/a.xml', tmp_path / 'out')
     assert put == ['b.bin', 'a.xml']
+
+
+def test_a_second_file_that_finds_no_place_leaves_the_first_as_it_was(tmp_path, monkeypatch):
+    for name in ('made/a.xml', 'made/a.bin', 'out/a.xml', 'out/a.bin'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    copied, copyfile = [], shutil.copyfile
+
+    def full(source, part):
+        copied.append(source)
+        if len(copied) == 2:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        copyfile(source, part)
+    monkeypatch.setattr(shutil, 'copyfile', full)
+    with pytest.raises(InputError, match=r"a\.xml' cannot be written: No space left on device"):
+        formats.put(tmp_path / 'made/a.xml', tmp_path / 'out')
+    found = {path.name: path.read_text() for path in (tmp_path / 'out').iterdir()}
+    assert found == {'a.xml': 'out/a.xml', 'a.bin': 'out/a.bin'}
 
 
 @pytest.mark.parametrize('flags', [['--preprocess'], []], ids=str)
@@ -715,6 +760,15 @@ def test_folders_and_hidden_files_are_no_pictures(tmp_path):
     found = check.pictures_below(str(tmp_path), '--calib')
     assert [path.name for path in found] == ['b.png', 'd.PNG']
     assert len(check.real_pictures(str(tmp_path))) == 2
+
+
+def test_pictures_of_linked_folders_are_read(tmp_path):
+    (tmp_path / 'data').mkdir()
+    Image.new('RGB', (4, 4)).save(tmp_path / 'data/a.png')
+    (tmp_path / 'chosen').mkdir()
+    (tmp_path / 'chosen/cat').symlink_to(tmp_path / 'data')
+    assert check.pictures_below(str(tmp_path / 'chosen'), '--calib') == [
+        tmp_path / 'chosen/cat/a.png']
 
 
 def test_pictures_of_a_folder_are_read_in_order(tmp_path):

@@ -3,6 +3,7 @@ import copy
 from pathlib import Path
 
 import pytest
+from mmcv.transforms import Resize
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS, TRANSFORMS
@@ -76,6 +77,9 @@ def test_data_sets_within_others_are_compared_and_set_too(wrapped, config):
     ([[dict(type='Resize', scale=256), dict(type='CenterCrop', crop_size=224)]], 224),
     ([[dict(type='ResizeEdge', scale=256)]], None), ([[], []], None),
     ([[dict(type='Resize', scale=(64, 64))], [dict(type='CenterCrop', crop_size=64)]], 64),
+    ([[dict(type='mmpretrain.Resize', scale=64)], [dict(type=Resize, scale=64)]], 64),
+    ([[dict(type='Resize', scale=72), dict(type='torchvision/CenterCrop', size=64)]], 64),
+    ([[dict(type='Resize', scale=(64, 64), keep_ratio=True)]], None),
     ([[dict(type='Resize', scale=64)], [dict(type='Resize', scale=32)]], None)])
 def test_the_resolution_is_the_square_that_every_test_pipeline_ends_with(pipelines, side):
     datasets = [dict(pipeline=pipeline) for pipeline in pipelines]
