@@ -18,6 +18,10 @@ from mmeffnet.registry import DATASETS
 
 KIND = 'packed images'
 AT_ONCE = 64  # pictures in memory while a part is written
+# Transforms that make pixels of their own, whatever they are given. Others may write into what they
+# get, as RandomErasing does, and a file of pictures is not for writing.
+RESAMPLING = {'EfficientNetCenterCrop', 'EfficientNetRandomCrop', 'LoadRandomCrop',
+              'RandomResizedCrop', 'Resize', 'ResizeEdge'}
 
 
 def packing(short_side: int, workers: int = 1) -> Kind:
@@ -86,8 +90,9 @@ class Maps(dict):
 class PackedImages(BaseDataset):
     """Pictures that tools/pack_images.py has decoded; nothing is left but to crop them.
 
-    A sample has ``img``: (H, W, 3) uint8, BGR, a view of a file in memory that cannot be written
-    to; ``img_shape``, ``ori_shape``, ``gt_label``, and ``img_path``: the part and the name in it.
+    A sample has ``img``: (H, W, 3) uint8, BGR, where the pipeline begins with resampling a view of
+    a file in memory that cannot be written to; ``img_shape``, ``ori_shape``, ``gt_label``, and
+    ``img_path``: the part and the name in it.
 
     Args:
         data_root (str): Folder of the archive.
@@ -114,8 +119,10 @@ class PackedImages(BaseDataset):
     def get_data_info(self, idx: int) -> dict:
         info = super().get_data_info(idx)
         part, offset, height, width = info.pop('place')
-        info['img'] = np.frombuffer(self._maps[part], np.uint8, 3 * height * width,
-                                    offset).reshape(height, width, 3)
+        pixels = np.frombuffer(self._maps[part], np.uint8, 3 * height * width,
+                               offset).reshape(height, width, 3)
+        first = next(iter(getattr(self.pipeline, 'transforms', ())), None)
+        info['img'] = pixels if type(first).__name__ in RESAMPLING else pixels.copy()
         info['img_shape'] = info['ori_shape'] = height, width
         return info
 

@@ -1,7 +1,6 @@
 """The order of samples that suits storage which is slow at random places."""
 import itertools
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -43,7 +42,8 @@ class ShardSampler(Sampler):
                              f'samples, and was given {type(dataset).__name__} with '
                              f'{len(dataset):,}; use DefaultSampler')
         self._sizes, self._window, self._shuffle = sizes, window, shuffle
-        self._seed = sync_random_seed() if seed is None else seed
+        # A resumed run sets it, as it does with MMEngine's samplers.
+        self.seed = sync_random_seed() if seed is None else seed
         self._epoch, self._round_up = 0, round_up
         self._rank, self._processes = get_dist_info()
 
@@ -54,15 +54,20 @@ class ShardSampler(Sampler):
     def __len__(self) -> int:
         return len(self._places())
 
-    def _places(self) -> range:
-        """The places in the order that are this process's; those past its end begin it anew."""
+    def _places(self) -> Sequence[int]:
+        """The places in the order that are this process's; those past its end begin it anew.
+
+        MMEngine takes one result of each process in turn, and cuts what is above the number of
+        samples: what is repeated comes last, in the last processes.
+        """
         total = sum(self._sizes)
-        share = math.ceil(total / self._processes)
-        end = share * self._processes if self._round_up else total
+        share, longer = divmod(total, self._processes)
+        repeats = bool(longer) and self._round_up and self._rank >= longer
         if not self._shuffle:
-            # MMEngine takes one result of each process in turn, and cuts what was repeated.
+            end = total + (self._processes - longer if repeats else 0)
             return range(self._rank, end, self._processes)
-        return range(self._rank * share, min((self._rank + 1) * share, end))
+        start = self._rank * share + min(self._rank, longer)
+        return [*range(start, start + share + (self._rank < longer)), *[start] * repeats]
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch has another order."""
@@ -72,7 +77,7 @@ class ShardSampler(Sampler):
         starts = [0, *itertools.accumulate(self._sizes)]
         if not self._shuffle:
             return np.arange(starts[-1])
-        random = np.random.default_rng([self._seed, self._epoch])
+        random = np.random.default_rng([self.seed, self._epoch])
         shards = random.permutation(len(self._sizes))
         windows = []
         for first in range(0, len(shards), self._window):

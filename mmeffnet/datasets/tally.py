@@ -62,6 +62,10 @@ class Tally:
                 self._lines.put((number, line))
         return number
 
+    def go_on_from(self, count: int) -> None:
+        """Count on from there."""
+        self._count.value = count
+
     def lines(self) -> Iterator[tuple[int, str]]:
         """Numbers and lines that were not given yet."""
         while not self._lines.empty():

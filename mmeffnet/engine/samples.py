@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from mmengine.dataset import ConcatDataset, DefaultSampler
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.datasets.tally import Tally
-from mmeffnet.engine.state import random_state, set_random_state
+from mmeffnet.engine.state import random_state, sampler_of, set_random_state
 from mmeffnet.errors import RunError, one_line
 from mmeffnet.registry import HOOKS
 
@@ -29,8 +30,16 @@ class Skips(Tally):
         super().__init__()
         self.most = most
 
-    def take(self, line: str) -> None:
-        """Count one more. Raises SampleError where there are too many."""
+    def take(self, line: str, left_out: torch.Tensor | None = None, index=None) -> None:
+        """Count one more, an image that was left out before not again.
+
+        left_out: uint8, one for each image of its data set, in shared memory. index: the image's.
+        Raises SampleError where there are too many.
+        """
+        if left_out is not None and index is not None and 0 <= index < len(left_out):
+            if left_out[index]:
+                return
+            left_out[index] = 1
         if self.add(line) > self.most:
             raise SampleError(f'{line}; max_skips={self.most} others were left out before')
 
@@ -41,14 +50,16 @@ class SamplePipeline:
     seed: None leaves the random state alone. epoch: an int64 tensor of one number, in shared
     memory; of the iteration where there are no epochs. drawn: counts what was drawn, so that a
     sample that comes again draws anew; None has it draw the same. skips: None lets bad images
-    end the run. training: whether bad images could be left out, were it asked for. A sample
-    without an index leaves the random state alone.
+    end the run. left_out: see :meth:`Skips.take`. training: whether bad images could be left out,
+    were it asked for. A sample without an index leaves the random state alone.
     """
 
     def __init__(self, pipeline, *, seed=None, epoch=None, drawn: Counter | None = None,
-                 skips: Skips | None = None, training: bool = True):
+                 skips: Skips | None = None, left_out: torch.Tensor | None = None,
+                 training: bool = True):
         self.inner, self.seed, self.epoch = pipeline, seed, epoch
         self.drawn, self.skips, self.training = drawn, skips, training
+        self.left_out = left_out
 
     def __getattr__(self, name: str):
         if name == 'inner':  # while it is unpickled
@@ -74,7 +85,7 @@ class SamplePipeline:
                        if self.training else ' and repair it: only the training leaves images out')
                 raise SampleError(
                     f'{line}. Look through the data with tools/check_data.py{way}') from error
-            self.skips.take(line)
+            self.skips.take(line, self.left_out, index)
             return None  # data sets of MMEngine draw another sample then
         finally:
             if before is not None:
@@ -110,7 +121,8 @@ class SamplesHook(Hook):
 
     Args:
         max_skips (int): How many images that cannot be loaded are replaced by others in a
-            training, each named in the log; the next ends it. Defaults to 0: the first ends it.
+            training, before and after it is resumed, each counted and named in the log once by
+            each process that meets it; the next ends it. Defaults to 0: the first ends it.
     """
     priority = 'VERY_LOW'  # hooks that exchange a pipeline have done so
 
@@ -118,9 +130,30 @@ class SamplesHook(Hook):
         if not isinstance(max_skips, int) or max_skips < 0:
             raise ValueError(f'max_skips={max_skips!r} must be at least 0, a whole number')
         self._skips = Skips(max_skips) if max_skips else None
+        self._left_out: list[torch.Tensor] = []  # flags of images, by data set
+        self._resumed: list[list[int]] = []  # which were set in the checkpoint
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._drawn = Counter()  # in the present batch
         self._by_epoch = True
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self._skips:
+            checkpoint['samples'] = dict(skipped=self._skips.count, left_out=[
+                flags.nonzero().flatten().tolist() for flags in self._left_out])
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume and self._skips:
+            found = checkpoint.get('samples', {})
+            self._resumed = found.get('left_out', [])
+            self._skips.go_on_from(found.get('skipped', 0))
+
+    def _flags(self, place: int, dataset) -> torch.Tensor:
+        """Which images of the data set are left out, as all loading workers see it."""
+        if place == len(self._left_out):
+            self._left_out.append(torch.zeros(len(dataset), dtype=torch.uint8).share_memory_())
+            for index in self._resumed[place] if place < len(self._resumed) else ():
+                self._left_out[place][index] = 1
+        return self._left_out[place]
 
     def before_train_epoch(self, runner) -> None:
         # Endless loops have no epoch, and would draw the same for a sample each time; their
@@ -135,7 +168,8 @@ class SamplesHook(Hook):
             loop.dataloader_iterator = _CountingAnew(loop.dataloader_iterator, drawn)
         for place, (dataset, once) in enumerate(parts(loader.dataset)):
             guard(dataset, seed=[runner.seed, place] if known and once else None,
-                  epoch=self._epoch, drawn=drawn, skips=self._skips)
+                  epoch=self._epoch, drawn=drawn, skips=self._skips,
+                  left_out=self._flags(place, dataset) if self._skips else None)
 
     def before_val_epoch(self, runner) -> None:
         for dataset, _ in parts(runner.val_dataloader.dataset):
@@ -149,8 +183,7 @@ class SamplesHook(Hook):
         if not self._by_epoch:
             self._epoch.fill_(runner.iter + 1)
         for number, line in self._skips.lines() if self._skips else ():
-            print_log(f'Left out, {number} of at most {self._skips.most} so far: {line}',
-                      'current', level=logging.WARNING)
+            _tell(f'Left out, {number} of at most {self._skips.most} so far: {line}')
         _name_faults(runner.train_dataloader)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -181,14 +214,19 @@ def _name_faults(loader) -> None:
     for dataset, _ in parts(loader.dataset):
         faults = getattr(dataset, 'faults', None)
         for number, line in faults.lines() if faults else ():
-            print_log(f'Storage, fault {number} so far: {line}', 'current', level=logging.WARNING)
+            _tell(f'Storage, fault {number} so far: {line}')
+
+
+def _tell(line: str) -> None:
+    """Log a warning; from other processes than the first, whose loggers pass on errors alone."""
+    rank = get_rank()
+    print_log(f'Process {rank}: {line}' if rank else line, 'current',
+              level=logging.ERROR if rank else logging.WARNING)
 
 
 def gives_once(loader) -> bool:
     """Whether the loader's sampler is known to give each sample once in an epoch."""
-    # A loader with a batch sampler of its own, such as mmdet's by shape, has another one beside.
-    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
-    return isinstance(sampler, (DefaultSampler, ShardSampler))
+    return isinstance(sampler_of(loader), (DefaultSampler, ShardSampler))
 
 
 def parts(dataset) -> Iterator[tuple]:

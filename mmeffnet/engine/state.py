@@ -95,7 +95,7 @@ class ExactResumeHook(Hook):
                           "checkpoint has: MMEngine's warning of lost ones does not apply",
                           'current')
         # The order of the images came from this process's own seed so far.
-        sampler, seed = runner.train_dataloader.sampler, (resumed['meta'] or {}).get('seed')
+        sampler, seed = sampler_of(runner.train_dataloader), (resumed['meta'] or {}).get('seed')
         if hasattr(sampler, 'seed') and seed is not None:
             sampler.seed = seed
         for hook in runner.hooks:
@@ -146,6 +146,12 @@ def validation_due(runner, done: int, last: int) -> bool:
     interval = loop.dynamic_intervals[bisect(loop.dynamic_milestones, done + 1) - 1]
     return (runner.val_loop is not None and done >= loop.val_begin
             and (done % interval == 0 or done == last))
+
+
+def sampler_of(loader):
+    """What gives a dataloader its order; a batch sampler of its own, such as mmdet's by shape, has
+    that one, and the loader another that nobody asks."""
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
 def random_state() -> dict:

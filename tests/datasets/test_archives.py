@@ -461,6 +461,27 @@ def test_the_configs_of_the_guide_read_archives(config, tmp_path, monkeypatch):
         assert cfg.train_dataloader.sampler.type in ('mmeffnet.ShardSampler', 'DefaultSampler')
 
 
+@pytest.mark.parametrize('first', [[], [dict(type='mmpretrain.CenterCrop', crop_size=16)],
+                                   [dict(type='RandomFlip', prob=1.)]])
+def test_transforms_may_write_into_packed_pictures_and_change_no_file(config, first):
+    erase = dict(type='mmpretrain.RandomErasing', erase_prob=1., mode='const', fill_color=(1, 2, 3))
+    folder = written(config, 'pack')
+    before = [sample['img'].copy() for sample in opened('pack', folder)]
+    erased = [sample['img'] for sample in opened('pack', folder, pipeline=[*first, erase])]
+    assert all((image == (1, 2, 3)).all(-1).any() for image in erased)
+    assert all(map(np.array_equal, before, (sample['img'] for sample in opened('pack', folder))))
+
+
+def test_packed_pictures_are_copied_where_the_first_transform_does_not_do_so(config):
+    folder = written(config, 'pack')
+    for name, arguments in (('EfficientNetCenterCrop', dict(crop_size=8)),
+                            ('RandomResizedCrop', dict(scale=8)), ('Resize', dict(scale=8)),
+                            ('ResizeEdge', dict(scale=8))):
+        dataset = opened('pack', folder, pipeline=[dict(type=f'mmpretrain.{name}', **arguments)])
+        assert not dataset.get_data_info(0)['img'].flags.writeable
+        assert dataset[0]['img'].flags.writeable
+
+
 def test_packed_pictures_are_not_loaded_again(config):
     dataset = opened('pack', written(config, 'pack'), pipeline=[
         dict(type='LoadImageFromFile'), dict(type='mmpretrain.PackInputs')])

@@ -53,6 +53,14 @@ def test_samples_of_a_window_are_mixed_and_epochs_differ(monkeypatch):
                for part in orders(dataset, monkeypatch, 4, window=2))
 
 
+@pytest.mark.parametrize('processes', [1, 2, 3, 4, 5, 8, 64])
+def test_what_mmengine_cuts_off_of_shuffled_results_is_what_was_repeated(monkeypatch, processes):
+    """It takes them in turn, and as many as there are samples."""
+    dataset = Sized(7, 1, 12, 5, 9, 4)
+    turns = chain.from_iterable(zip(*orders(dataset, monkeypatch, processes), strict=True))
+    assert sorted([*turns][:len(dataset)]) == [*range(len(dataset))]
+
+
 @pytest.mark.parametrize('processes', [1, 2, 3, 5, 8, 64])
 @pytest.mark.parametrize('round_up', [True, False])
 def test_results_of_several_processes_are_those_of_one(monkeypatch, processes, round_up):

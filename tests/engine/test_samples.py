@@ -1,4 +1,5 @@
 """Loading single images: reproducible in any worker, named when bad, skipped when asked."""
+import logging
 import re
 from itertools import repeat
 from types import SimpleNamespace
@@ -174,6 +175,40 @@ def test_skips_are_bounded_over_all_workers():
     assert [(number, line.partition(' cannot')[0]) for number, line in skips.lines()] == [
         (i, f"image '{i}.png'") for i in (1, 2, 3)]
     assert skips.count == 3
+
+
+def test_an_image_that_is_left_out_in_each_epoch_counts_once_and_when_resumed_too():
+    hook, loop = samples.SamplesHook(max_skips=2), object.__new__(EpochBasedTrainLoop)
+    dataset = Draws(pipeline=[lambda data: bad(data) if data['sample_idx'] in (1, 3) else 1])
+    loader = SimpleNamespace(dataset=dataset, batch_sampler=None, sampler=None)
+    runner = SimpleNamespace(train_loop=loop, epoch=0, train_dataloader=loader, _resume=True)
+    hook.before_train_epoch(runner)
+    for _ in range(3):
+        assert [dataset.pipeline(dict(sample_idx=i)) for i in range(4)] == [1, None, 1, None]
+    checkpoint = {}
+    hook.before_save_checkpoint(runner, checkpoint)
+    assert checkpoint == dict(samples=dict(skipped=2, left_out=[[1, 3]]))
+
+    resumed, dataset.pipeline = samples.SamplesHook(max_skips=2), bad
+    resumed.after_load_checkpoint(runner, checkpoint)
+    resumed.before_train_epoch(runner)
+    assert dataset.pipeline(dict(sample_idx=3)) is None
+    with pytest.raises(SampleError, match='sample 2 .*; max_skips=2 others were left out before'):
+        dataset.pipeline(dict(sample_idx=2))
+
+
+@pytest.mark.parametrize(('rank', 'level', 'line'), [
+    (0, logging.WARNING, 'Left out, 1 of'), (3, logging.ERROR, 'Process 3: Left out, 1 of')])
+def test_every_process_names_what_it_leaves_out(rank, level, line, monkeypatch):
+    """The loggers of MMEngine pass on errors alone elsewhere than in the first."""
+    said = []
+    monkeypatch.setattr(samples, 'get_rank', lambda: rank)
+    monkeypatch.setattr(samples, 'print_log', lambda line, _, level: said.append((line, level)))
+    hook = samples.SamplesHook(max_skips=2)
+    hook._skips.take('an image')
+    loader = SimpleNamespace(dataset=Draws())
+    hook.after_train_iter(SimpleNamespace(train_dataloader=loader), 0)
+    assert said == [(f'{line} at most 2 so far: an image', level)]
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OptimWrapper
+from torch.utils.data import BatchSampler, DataLoader
 from two_processes import free_port
 
+from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.engine.parallel import joint_gradient
 from mmeffnet.engine.state import (
     ExactResumeHook,
@@ -21,7 +24,7 @@ from mmeffnet.engine.state import (
 
 def runner(resume=False):
     return SimpleNamespace(_resume=resume, train_loop=None, optim_wrapper=None, hooks=[],
-                           train_dataloader=SimpleNamespace(sampler=None))
+                           train_dataloader=SimpleNamespace(sampler=None, batch_sampler=None))
 
 
 def draws():
@@ -60,6 +63,38 @@ def test_only_a_resumed_run_continues_the_state(resume, continues):
     hook.after_load_checkpoint(runner(resume), checkpoint)
     hook.before_train(runner(resume))
     assert (draws() == expected) is continues
+
+
+class Sized:
+    shard_sizes = 3, 4, 5
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return index
+
+
+def of_shards(seed):
+    return DataLoader(Sized(), sampler=ShardSampler(Sized(), seed=seed))
+
+
+def by_shape(seed):
+    """As mmdet's loaders are: the order is that of a batch sampler."""
+    order = DefaultSampler(Sized(), seed=seed)
+    return DataLoader(Sized(), batch_sampler=BatchSampler(order, 2, drop_last=False))
+
+
+@pytest.mark.parametrize('loader', [of_shards, by_shape])
+def test_a_run_that_had_no_seed_of_its_config_goes_on_in_the_order_it_had(loader):
+    """Else pictures of the epoch come twice, and others not at all."""
+    before, resumed = loader(7), runner(resume=True)
+    resumed.train_dataloader = loader(8)
+    assert [*map(str, before)] != [*map(str, resumed.train_dataloader)]
+    hook = ExactResumeHook()
+    hook.after_load_checkpoint(resumed, dict(meta=dict(seed=7)))
+    hook.before_train(resumed)
+    assert [*map(str, before)] == [*map(str, resumed.train_dataloader)]
 
 
 def test_histories_are_plain_in_a_file_and_whole_after_loading(tmp_path):
