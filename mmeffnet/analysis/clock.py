@@ -44,12 +44,13 @@ class Clock:
             for _ in range(times):
                 work()
             return (time.perf_counter() - start) / times
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(times):
-            work()
-        end.record()
-        end.synchronize()
+        with torch.cuda.device(self.device):  # on whose stream the events are to be
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for _ in range(times):
+                work()
+            end.record()
+            end.synchronize()
         return start.elapsed_time(end) / 1000 / times
 
     def in_turns(self, calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 3,

@@ -96,12 +96,14 @@ def _processes(count: int, argv: list[str]) -> None:
     """The same command once for each worker."""
     import torch
     devices = torch.cuda.device_count()
+    # Those that this process was given, by whatever name.
+    named = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(devices)))
     code = 'from mmeffnet.analysis.search_cli import main; main()'
     running = []
     for index in range(count):
         env = {**os.environ, 'MMEFFNET_WORKER': str(index)}
         if devices:
-            env['CUDA_VISIBLE_DEVICES'] = str(index % devices)
+            env['CUDA_VISIBLE_DEVICES'] = named.split(',')[index % devices]
         running.append(subprocess.Popen([sys.executable, '-c', code, *argv, '--workers', '1'],
                                         env=env))
     codes = [process.wait() for process in running]

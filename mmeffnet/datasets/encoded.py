@@ -135,6 +135,8 @@ class DecodingDataPreprocessor(ClsDataPreprocessor):
         """The crop of each file, as (3, H, W) uint8, BGR."""
         try:
             decoded = decode_jpegs(files, self.device)
+        except torch.OutOfMemoryError:  # a RuntimeError, and no file is to blame
+            raise
         except RuntimeError:  # says neither which file it is nor what the others are
             return [self._alone(file, sample) for file, sample in zip(files, samples)]
         return [_part(picture, sample.crop) for picture, sample in zip(decoded, samples)]
@@ -142,6 +144,8 @@ class DecodingDataPreprocessor(ClsDataPreprocessor):
     def _alone(self, file: bytes, sample) -> torch.Tensor:
         try:
             return _part(decode_jpegs([file], self.device)[0], sample.crop)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             if not self._told:  # a torchvision without nvJPEG would refuse each of them
                 print_log(f'image {sample.img_path!r} is decoded on the CPU, and so are others '

@@ -1,11 +1,15 @@
 """Mixed precision that fits the device, chosen where the run happens."""
+from collections.abc import Iterable
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper as Float16OptimWrapper
 from mmengine.optim import OptimWrapper
+from torch import nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 from mmeffnet.registry import OPTIM_WRAPPERS
 
@@ -15,13 +19,38 @@ PRECISIONS = ('auto', 'mixed', 'bfloat16', 'float16', 'float32')
 class Bfloat16OptimWrapper(OptimWrapper):
     """Forward passes under autocast to bfloat16, on any device.
 
-    bfloat16 has the exponent of float32: the loss needs no scaling.
+    bfloat16 has the exponent of float32: the loss needs no scaling. Layers and losses that lack it
+    compute in float32, see :func:`lacks_bfloat16`.
     """
 
     @contextmanager
     def optim_context(self, model):
+        keep_in_float32(filter(lacks_bfloat16, model.modules()))
         with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
             yield
+
+
+def lacks_bfloat16(module: nn.Module) -> bool:
+    """Whether a module calls operators that mmcv compiles for float32 and float16 alone.
+
+    These are mmcv's own layers, such as RoIAlign, and mmdet's FocalLoss on CUDA.
+    """
+    kind = type(module)
+    return kind.__module__.startswith('mmcv.ops.') or kind.__name__ == 'FocalLoss'
+
+
+def keep_in_float32(modules: Iterable[nn.Module]) -> None:
+    """Have modules compute in float32 whatever autocast is on outside of them; once is enough."""
+    for module in modules:
+        if getattr(module.forward, 'func', None) is not _in_float32:
+            module.forward = partial(_in_float32, module.forward)
+
+
+def _in_float32(forward, *args, **kwargs):
+    args, kwargs = tree_map_only(
+        torch.Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, (args, kwargs))
+    with torch.autocast(get_device(), enabled=False):
+        return forward(*args, **kwargs)
 
 
 def choose_precision(precision: str = 'auto') -> str:

@@ -41,7 +41,7 @@ class NonFiniteHook(Hook):
         self._runner = self._handle = None
         self._batch = self._suspect = None
         self._buffers: list[torch.Tensor] = []
-        self._spoiled = self._left_out = False
+        self._spoiled = self._left_out = self._taken = False
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         if self.max_skips:
@@ -66,7 +66,7 @@ class NonFiniteHook(Hook):
             self._handle.remove()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        self._batch = data_batch
+        self._batch, self._taken = data_batch, False
         # A step begins, or goes on from a checkpoint that was written with max_skips=0.
         if self.max_skips and not (waiting(runner.optim_wrapper) and self._buffers):
             self._buffers = [buffer.clone() for buffer in runner.model.buffers()]
@@ -100,11 +100,15 @@ class NonFiniteHook(Hook):
         if any(isinstance(p, DTensor) for p in params):
             all_reduce(norms)  # each process has looked at its share
         if torch.isfinite(norms).all():
-            self._suspect, self._spoiled = None, False
-            return
-        first = params[int(torch.nonzero(~torch.isfinite(norms))[0])]
-        name = next(name for name, p in self._runner.model.named_parameters() if p is first)
-        self._leave_out(f'the gradient of {name} is not finite')
+            if not self._spoiled:
+                self._suspect, self._taken = None, True
+                return
+            reason = 'the loss of a batch of this step is not finite'
+        else:
+            first = params[int(torch.nonzero(~torch.isfinite(norms))[0])]
+            name = next(name for name, p in self._runner.model.named_parameters() if p is first)
+            reason = f'the gradient of {name} is not finite'
+        self._leave_out(reason)
         for param in params:
             param.grad = None  # optimizers pass such parameters over
         self._left_out = True
@@ -114,10 +118,13 @@ class NonFiniteHook(Hook):
         if self.skipped >= self.max_skips:
             self._end(reason)
         self.skipped += 1
-        print_log(f'Step left out, {self.skipped} of at most {self.max_skips}: '
+        # An infinite loss may have finite gradients, and is seen once these are in the weights.
+        what = 'Step taken with finite gradients, counted as' if self._taken else 'Step left out,'
+        print_log(f'{what} {self.skipped} of at most {self.max_skips}: '
                   f'{self._describe(reason)}', 'current', level=logging.WARNING)
-        for buffer, before in zip(self._runner.model.buffers(), self._buffers, strict=True):
-            buffer.copy_(before)
+        if not self._taken:
+            for buffer, before in zip(self._runner.model.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)
         self._suspect, self._spoiled = None, False
 
     def _end(self, reason: str) -> None:

@@ -1,6 +1,7 @@
 """What a run's checkpoint holds beside the weights, and how a run goes on from it."""
 import random
 from bisect import bisect
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class ExactResumeHook(Hook):
     priority = 'VERY_HIGH'
 
     def __init__(self):
-        self._resumed = self._before_val = None
+        self._resumed = self._before_val = self._gradients = None
         self._validation_due = False
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -63,9 +64,17 @@ class ExactResumeHook(Hook):
             checkpoint['within_epoch'] = dict(done=loop.batches_done if within else 0,
                                               of=len(loop.dataloader))
         if waiting(runner.optim_wrapper):
+            checkpoint['gradients'] = self._gradients
+
+    def _save(self, save, runner, *args, **kwargs) -> None:
+        """What is called to save, in every process: MMEngine has one alone go on from there, and
+        the gradients of an open step are of all of them."""
+        if waiting(runner.optim_wrapper):
             params = bare_model(runner.model).named_parameters()
-            checkpoint['gradients'] = {
+            self._gradients = {
                 name: joint_gradient(p.grad) for name, p in params if p.grad is not None}
+        save(*args, **kwargs)
+        self._gradients = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         self._resumed = None
@@ -76,6 +85,7 @@ class ExactResumeHook(Hook):
                 runner.register_hook(_ValidationFirst())
 
     def before_train(self, runner) -> None:
+        runner.save_checkpoint = partial(self._save, runner.save_checkpoint, runner)
         # Not while loading: MMEngine sets the seed once more after that. A fine-tuning from
         # someone's weights starts with its own seed.
         resumed, self._resumed = self._resumed, None
@@ -160,7 +170,8 @@ def random_state() -> dict:
     state = dict(python=random.getstate(), torch=torch.get_rng_state(),
                  numpy=(name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss))
     if torch.cuda.is_available():
-        state['cuda'] = torch.cuda.get_rng_state_all()
+        # Of this process's device: on the others it draws nothing, and other processes do.
+        state['cuda'] = [torch.cuda.get_rng_state()]
     return state
 
 
@@ -170,8 +181,8 @@ def set_random_state(state: dict) -> None:
     random.setstate(_as_tuples(state['python']))
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state['torch'].cpu())
-    if 'cuda' in state and torch.cuda.device_count() == len(state['cuda']):
-        torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'][0].cpu())  # earlier versions kept all devices
 
 
 def _as_tuples(value):

@@ -2,7 +2,8 @@
 import csv
 import shutil
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import peers
 import pytest
@@ -19,8 +20,10 @@ from mmeffnet.analysis import (
     speed_report,
 )
 from mmeffnet.analysis.contenders import OURS, OURS_SYMMETRIC, Contender
+from mmeffnet.analysis.latency import latency
 from mmeffnet.analysis.speed_rows import Baseline, Ceilings, Row, ratio
 from mmeffnet.analysis.steps import INFER, TRAIN, Setting, Step, batch_for
+from mmeffnet.arch import Arch
 from mmeffnet.errors import InputError
 
 CPU = torch.device('cpu')
@@ -181,13 +184,20 @@ def test_multiply_adds_of_a_training_step():
 
 
 def test_time_on_cuda_is_that_between_events(monkeypatch):
-    done = []
+    done, current = [], []
+
+    @contextmanager
+    def entered(device):
+        current.append(device)
+        yield
+        current.pop()
 
     class Event:
         def __init__(self, enable_timing):
             assert enable_timing
 
         def record(self):
+            assert current == [torch.device('cuda:1')]  # on another's stream nothing is waited for
             self.at = len(done)
 
         def synchronize(self):
@@ -197,8 +207,45 @@ def test_time_on_cuda_is_that_between_events(monkeypatch):
             return 500.0 * (end.at - self.at)  # in ms
     monkeypatch.setattr(torch.cuda, 'Event', Event)
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
-    assert clock.Clock(torch.device('cuda')).mean(lambda: done.append('work'), 4) == 0.5
+    monkeypatch.setattr(torch.cuda, 'device', entered)
+    assert clock.Clock(torch.device('cuda:1')).mean(lambda: done.append('work'), 4) == 0.5
     assert done == ['work'] * 4 + ['synchronized']
+
+
+def test_time_on_a_cpu_is_that_of_a_call_and_warm_rounds_are_left_out(monkeypatch):
+    ticks = iter(range(99))
+    monkeypatch.setattr(clock, 'time', SimpleNamespace(perf_counter=ticks.__next__))
+    watch, calls = clock.Clock(CPU), []
+    assert watch.mean(lambda: calls.append('a'), 4) == 0.25
+    assert watch.in_turns({'a': lambda: calls.append('a'), 'b': lambda: calls.append('b')},
+                          rounds=3, warm=2) == {'a': [1, 1, 1], 'b': [1, 1, 1]}
+    assert ''.join(calls) == 'aaaa' + 5 * 'ab'
+
+
+def test_a_copy_is_counted_both_ways_and_a_product_as_two_operations(monkeypatch):
+    monkeypatch.setattr(clock.Clock, 'median', lambda self, work: work() is None or 0.5)
+    watch = clock.Clock(CPU)
+    assert clock.bandwidth(watch) == 2 * 2 ** 26 / 0.5
+    assert clock.matrix_rate(watch, False) == 2 * 1024 ** 3 / 0.5
+
+
+@pytest.mark.parametrize('allowed', [True, False])
+def test_whether_tf32_is_allowed_is_put_back(allowed):
+    def now():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    before = now()
+    with clock.tf32(allowed):
+        assert now() == (allowed, allowed)
+    assert now() == before
+
+
+def test_latency_is_that_of_one_image_in_inference(monkeypatch):
+    steps = []
+    monkeypatch.setattr(clock.Clock, 'median', lambda self, step, rounds: steps.append(step) or 0.5)
+    assert latency(Arch.from_dict(peers.TINY), 64, CPU, classes=7) == 0.5
+    assert steps[0].images.shape == (1, 3, 64, 64)
+    assert not steps[0].network.training
+    assert steps[0]().shape == (1, 7)
 
 
 # Running
@@ -271,11 +318,12 @@ def test_the_share_that_is_done_grows_to_all(networks):
     assert 0.9 < shares[-1] < 1
 
 
-def test_a_step_that_computes_something_else_has_no_row(networks):
+@pytest.mark.parametrize('setting', ['eager', 'bf16'])
+def test_a_step_that_computes_something_else_has_no_row(networks, setting):
     nn.init.normal_(networks['timm'][-1].weight)
-    (rows, ), said = measured(plan())
+    (rows, ), said = measured(plan(settings=[Setting(setting)]))
     assert [row.library for row in rows] == [OURS]
-    assert 'b0 infer batch 1 eager timm is left out: RuntimeError: it differs from' in said[0]
+    assert f'b0 infer batch 1 {setting} timm is left out: RuntimeError: it differs' in said[0]
 
 
 @pytest.mark.parametrize('calls', [0, 12])  # while it is made ready, and in the rounds
@@ -445,6 +493,14 @@ def test_a_wrong_argument_is_one_line(argv, words, networks, capsys, monkeypatch
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith('error: ')
     assert words in last
+
+
+def test_what_is_named_twice_is_measured_once():
+    plan = speed_cli.plan_of(speed_cli.parser().parse_args([
+        '--device', 'cpu', '--variants', 'b1', 'b0', 'b1', '--batch', '2', '2', '--mode', 'infer',
+        'infer', '--against', 'timm', 'timm', '--settings', 'eager', 'bf16', 'eager']))
+    assert (plan.variants, plan.batches, plan.modes) == (['b1', 'b0'], [2], [INFER])
+    assert (plan.libraries, [one.name for one in plan.settings]) == (['timm'], ['eager', 'bf16'])
 
 
 @pytest.mark.parametrize(('baseline', 'package'), [

@@ -99,6 +99,14 @@ def test_a_file_that_the_device_refuses_is_decoded_on_the_cpu(tmp_path, monkeypa
     assert told[0].endswith('others that cpu cannot decode: RuntimeError: nvjpegDecode failed: 5')
 
 
+def test_no_file_is_blamed_for_memory_that_is_out(tmp_path, monkeypatch):
+    def full(files, device):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+    monkeypatch.setattr(encoded, 'decode_jpegs', full)
+    with pytest.raises(torch.OutOfMemoryError):
+        batches([written(tmp_path / 'a.jpg')], range(1), default_collate)
+
+
 def test_a_torn_file_is_named(tmp_path):
     path = written(tmp_path / 'a.jpg')
     path.write_bytes(path.read_bytes()[:700])  # a header, and not one row

@@ -44,6 +44,29 @@ def test_bfloat16_reaches_the_layers_and_no_further():
     assert made.clip_grad_kwargs == dict(max_norm=1.)
 
 
+def test_what_mmcv_compiles_without_bfloat16_computes_in_float32():
+    """Else RoIAlign of a detector, for one, ends the first step."""
+    reason = 'RoIAlign needs mmcv with compiled operators: python tools/build_operators.py'
+    align = pytest.importorskip('mmcv.ops', reason=reason, exc_type=ImportError).RoIAlign(2, 1.)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.align = torch.nn.Conv2d(3, 3, 1), align
+
+        def forward(self, x):
+            return self.conv(self.align(self.conv(x), torch.tensor([[0., 1., 1., 5., 5.]])))
+
+    model, made = Model(), wrapper('bfloat16')
+    for _ in range(2):
+        with made.optim_context(model):
+            found = model(torch.ones(1, 3, 8, 8))
+    assert found.dtype == torch.bfloat16
+    found.float().sum().backward()
+    assert model.conv.weight.grad.abs().max() > 0
+    torch.testing.assert_close(found.float(), model(torch.ones(1, 3, 8, 8)), rtol=0, atol=0.02)
+
+
 def test_float32_computes_in_float32():
     layer = torch.nn.Linear(2, 2)
     with wrapper('float32').optim_context(layer):

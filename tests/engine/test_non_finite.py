@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from line_runs import Model, start
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
@@ -118,6 +119,33 @@ def test_the_step_after_the_last_that_may_be_left_out_ends_the_run(poison, tiny_
     assert ' (1 steps were left out before). Nothing of it ' in line
 
 
+@pytest.mark.parametrize('counts', [1, 2])
+def test_a_loss_that_is_infinite_with_finite_gradients_is_said_as_it_is(counts, tmp_path,
+                                                                        monkeypatch):
+    """It is seen after the step, unless it is of an earlier batch: that step is left out."""
+    said, calls, forward = [], [], Model.forward
+
+    def poisoned(self, inputs, mode='tensor'):
+        found = forward(self, inputs, mode)
+        if mode == 'loss' and torch.is_grad_enabled():
+            calls.append(self.line.weight.item())
+            if len(calls) == 3:
+                found['loss'] = found['loss'] + torch.inf
+        return found
+    monkeypatch.setattr(Model, 'forward', poisoned)
+    monkeypatch.setattr(non_finite, 'print_log', lambda line, *_, **__: said.append(line))
+    start(tmp_path, accident=non_finite.NonFiniteHook(max_skips=2), optim_wrapper=dict(
+        optimizer=dict(type='SGD', lr=0.05), accumulative_counts=counts),
+        train_cfg=dict(type='mmeffnet.EpochBasedTrainLoop', max_epochs=2))
+    taken = 'Step taken with finite gradients, counted as 1 of at most 2: iteration 3'
+    left = 'Step left out, 1 of at most 2: iteration 4'
+    assert len(said) == 1
+    assert said[0].startswith(taken if counts == 1 else left)
+    # The weights of the fourth and fifth batch, before and after a step that may be missing.
+    assert (calls[2] != calls[3]) is (counts == 1)
+    assert (calls[3] != calls[4]) is (counts == 1)
+
+
 @pytest.fixture
 def scaled():
     """A wrapper that scales the loss on a CPU, as MMEngine's does on CUDA."""
@@ -219,6 +247,26 @@ def test_steps_are_left_out_from_a_resume_within_one_on(poison, tiny_config, tmp
     assert all(torch.isfinite(x).all() for x in weights(tmp_path / 'out/iter_8.pth').values())
 
 
+@pytest.mark.parametrize(('processes', 'name'), [
+    (1, 'non_finite_iter_1.pth'), (2, 'non_finite_iter_1_rank_1.pth')])
+def test_the_look_at_a_batch_draws_nothing_and_each_process_has_a_file(processes, name, tmp_path,
+                                                                       monkeypatch):
+    monkeypatch.setattr(non_finite, 'get_world_size', lambda: processes)
+    monkeypatch.setattr(non_finite, 'get_rank', lambda: processes - 1)
+    model, batch = Model(), dict(inputs=torch.ones(2))
+    runner = SimpleNamespace(model=model, work_dir=tmp_path, iter=0, epoch=0,
+                             optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), 0.1)))
+    hook = non_finite.NonFiniteHook()
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0, batch)
+    before = torch.get_rng_state()
+    assert str(tmp_path / name) in hook._describe('the loss is nan')
+    assert torch.equal(torch.get_rng_state(), before)
+    non_finite.first_non_finite(runner, batch)
+    assert not torch.equal(torch.get_rng_state(), before)  # as this by itself does
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_negative_bound_is_refused():
     with pytest.raises(ValueError, match='max_skips=-1 must be at least 0'):
         non_finite.NonFiniteHook(max_skips=-1)
@@ -227,8 +275,11 @@ def test_a_negative_bound_is_refused():
 def test_a_batch_is_plain_whatever_is_in_it():
     from mmengine.structures import BaseDataElement
     batch = dict(inputs=torch.ones(2), data_samples=[BaseDataElement(
-        metainfo=dict(path='a.png', size=(1, 2)), label=np.int64(3))], other=object)
+        metainfo=dict(path='a.png', size=(1, 2)), label=np.int64(3))], other=object,
+        files=[b'\xff\xd8', b''])  # of pictures that the device decodes
     plain = plain_batch(batch)
+    assert plain['files'][0].tolist() == [0xff, 0xd8]
+    assert plain['files'][1] == ''
     assert plain['data_samples'] == [dict(path='a.png', size=[1, 2], label=torch.tensor(3))]
     assert plain['other'] == repr(object)
 

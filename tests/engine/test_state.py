@@ -7,12 +7,14 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader
 from two_processes import free_port
 
 from mmeffnet.datasets.shard_sampler import ShardSampler
-from mmeffnet.engine.parallel import joint_gradient
+from mmeffnet.engine.parallel import HostDataParallel
 from mmeffnet.engine.state import (
     ExactResumeHook,
     PlainCheckpointHook,
@@ -24,6 +26,7 @@ from mmeffnet.engine.state import (
 
 def runner(resume=False):
     return SimpleNamespace(_resume=resume, train_loop=None, optim_wrapper=None, hooks=[],
+                           save_checkpoint=lambda: None,
                            train_dataloader=SimpleNamespace(sampler=None, batch_sampler=None))
 
 
@@ -105,6 +108,8 @@ def test_histories_are_plain_in_a_file_and_whole_after_loading(tmp_path):
     hook.before_save_checkpoint(None, checkpoint)
     assert checkpoint['state_dict'] is weights
     assert type(checkpoint['message_hub']['runtime_info']['epoch']) is int
+    assert type(plain(np.float64(0.5))) is float  # one of numpy's is a float, too
+    assert type(plain(np.str_('a'))) is str
     hook.after_load_checkpoint(None, checkpoint)
     loaded = checkpoint['message_hub']['log_scalars']['loss']
     assert isinstance(loaded, HistoryBuffer)
@@ -125,22 +130,40 @@ def test_containers_and_numbers_keep_their_kinds():
     assert made['c'].tolist() == [0, 1, 2]
 
 
-def share_gradients(rank, port, folder):
-    """In each of two processes: half of a step of two batches, saved for both."""
+class Sum(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=(self.weight * inputs).sum())
+
+
+def train_in_steps_of_two(rank, port, folder):
+    """In each of two processes: numbers 0, 2, 4, 6 or 1, 3, 5, 7, a checkpoint after each."""
     torch.distributed.init_process_group(
         'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
-    gradient = torch.tensor([1., 10.]) * (rank + 1)
-    joint = joint_gradient(gradient)
-    assert torch.equal(gradient, torch.tensor([1., 10.]) * (rank + 1))  # a copy was made
-    torch.save(joint, f'{folder}/{rank}.pth')
+    model = HostDataParallel(Sum())
+    Runner(model, folder, log_level='ERROR', train_dataloader=dict(
+        dataset=[dict(inputs=torch.tensor(float(n))) for n in range(8)], batch_size=1,
+        num_workers=0, collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.), accumulative_counts=2),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False)),
+        custom_hooks=[ExactResumeHook()]).train()
+    # Each step's gradient is the mean of four numbers.
+    assert model.module.weight.item() == -(1.5 + 5.5)
     torch.distributed.destroy_process_group()
 
 
 def test_gradients_of_an_open_step_are_kept_for_all_processes(tmp_path):
-    torch.multiprocessing.spawn(share_gradients, args=(free_port(), tmp_path), nprocs=2)
-    for rank in (0, 1):
-        saved = torch.load(tmp_path / f'{rank}.pth', weights_only=True)
-        assert torch.equal(saved, torch.tensor([1.5, 15.]))
+    """MMEngine calls the hooks of a checkpoint in the first process alone."""
+    torch.multiprocessing.spawn(train_in_steps_of_two, args=(free_port(), tmp_path), nprocs=2)
+    saved = [torch.load(tmp_path / f'iter_{n}.pth', weights_only=False) for n in (1, 2, 3, 4)]
+    # Half of the mean of two numbers, in the midst of a step.
+    assert [checkpoint.get('gradients') for checkpoint in saved] == [
+        dict(weight=torch.tensor(0.25)), None, dict(weight=torch.tensor(2.25)), None]
 
 
 def test_an_open_step_is_saved_and_goes_on_with_its_gradients(said):
@@ -156,7 +179,9 @@ def test_an_open_step_is_saved_and_goes_on_with_its_gradients(said):
     whole, part, checkpoint = made(0), made(1), dict(meta=dict(epoch=0))
     whole.optim_wrapper.update_params(whole.model(torch.ones(1, 2)).sum())
     hook = ExactResumeHook()
-    hook.before_save_checkpoint(whole, checkpoint)
+    whole.save_checkpoint = lambda: hook.before_save_checkpoint(whole, checkpoint)
+    hook.before_train(whole)
+    whole.save_checkpoint()
     part.model.load_state_dict(whole.model.state_dict())
     hook.after_load_checkpoint(part, checkpoint)
     hook.before_train(part)
@@ -167,5 +192,17 @@ def test_an_open_step_is_saved_and_goes_on_with_its_gradients(said):
     # Half of 1 and half of 3, times the rate.
     assert whole.model.weight.tolist() == [pytest.approx([0.8, 0.8])]
     checkpoint = dict(meta=dict(epoch=0))
-    hook.before_save_checkpoint(whole, checkpoint)
+    whole.save_checkpoint()
     assert 'gradients' not in checkpoint
+
+
+def test_an_older_checkpoint_has_the_state_of_all_devices(monkeypatch):
+    """Of which the first is that of the process which saved; each has its own now."""
+    given = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_rng_state', lambda: torch.tensor(3))
+    monkeypatch.setattr(torch.cuda, 'set_rng_state', given.append)
+    state = random_state()
+    for kept in (state['cuda'], [torch.tensor(5), torch.tensor(7)]):
+        set_random_state({**state, 'cuda': kept})
+    assert given == [3, 5]
