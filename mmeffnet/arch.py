@@ -61,6 +61,7 @@ class Stage:
     expand_from: int | None = None
 
     def __post_init__(self):
+        _check(None, 'name', self.name, self.name is None or isinstance(self.name, str), 'text')
         _check(self.name, 'block', self.block, self.block in BLOCKS, f'one of {BLOCKS}')
         _check(self.name, 'kernel', self.kernel,
                _is_count(self.kernel) and self.kernel % 2 == 1, 'an odd number of pixels')

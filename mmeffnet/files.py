@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and their sums."""
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,12 @@ def whole(path: Path | str) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def try_folder(folder: Path | str) -> None:
+    """Make a folder, and a file in it that is gone again. Raises OSError where that fails."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # under a name that nobody has
 
 
 def remove_parts(folder: Path | str) -> None:

@@ -42,6 +42,11 @@ def test_wrong_field_is_refused_naming_stage_field_value_and_rule(field, value, 
         stage(name='stage4', **{field: value})
 
 
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(ValueError, match='^stage: name=1 must be text$'):
+        Arch.from_dict(dict(stem=8, head=8, stages={1: ROW}))
+
+
 def test_wrong_field_in_a_config_is_refused_by_the_name_of_its_stage():
     with pytest.raises(ValueError, match='^narrow: stride=-2 must be 1 or 2$'):
         Arch.from_dict(dict(stem=8, head=8, stages=dict(wide=ROW, narrow={**ROW, 'stride': -2})))

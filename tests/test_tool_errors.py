@@ -237,6 +237,12 @@ def test_an_output_that_cannot_be_written_is_refused_first(argv, expected, fails
     assert expected in fails(cli.test_parser, tiny_config(), 'weights.pth', *argv)
 
 
+def test_no_sample_at_all_is_no_interval(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(cli.test_parser(), ['a.py', 'b.pth', '--interval', '0'])
+    assert "--interval: '0' must be a whole number, at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('change', 'field'), [
     ('val_interval=0', 'val_interval: an interval of 0'),
     ('dynamic_intervals=[(2, 1), (3, -1)]', 'dynamic_intervals.1: an interval of -1')])

@@ -15,6 +15,8 @@ import time
 from rich.console import Console
 from rich.progress import track
 
+from mmeffnet.engine.cli import positive
+
 SPIN = {'GOMP_SPINCOUNT': '10000'}
 SETTINGS = {
     'as PyTorch starts': {},
@@ -64,10 +66,10 @@ def run(command: list[str], environment: dict, busy: bool) -> tuple[float, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--rounds', type=int, default=2)
-    parser.add_argument('--steps', type=int, default=4)
-    parser.add_argument('--batch', type=int, default=16)
-    parser.add_argument('--pixels', type=int, default=224)
+    parser.add_argument('--rounds', type=positive, default=2)
+    parser.add_argument('--steps', type=positive, default=4)
+    parser.add_argument('--batch', type=positive, default=16)
+    parser.add_argument('--pixels', type=positive, default=224)
     parser.add_argument('--here', action='store_true', help='measure in this process, print it')
     args = parser.parse_args()
     if args.here:

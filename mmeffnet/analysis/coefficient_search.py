@@ -28,26 +28,27 @@ from mmeffnet.scaling import ModelScaling
 STUDY = 'coefficients'
 HEARTBEAT, GRACE = 10, 40  # seconds; a process that is silent for longer was killed
 DRAWS = 20_000
+COST = 2  # of a phi, in multiples of the network at phi 0
 Candidate = tuple[float, float, float]  # alpha, beta, gamma
 
 
-def candidates(step: float = 0.2, tolerance: float = 0.1, cost: float = 2.0) -> list[Candidate]:
-    """All alpha, beta and gamma in steps from 1 whose cost is within ``tolerance`` of ``cost``.
+def candidates(step: float = 0.2, tolerance: float = 0.1) -> list[Candidate]:
+    """All alpha, beta and gamma in steps from 1 whose cost is within ``tolerance`` of 2.
 
     The cost is alpha * beta**2 * gamma**2, and the tolerance a share of it. Raises InputError
     where there are none.
     """
-    if not 0 < step <= 1 or not 0 <= tolerance < 1 or not cost > 1:
+    if not 0 < step <= 1 or not 0 <= tolerance < 1:
         raise InputError(f'--step {step} must be above 0 and at most 1, --tolerance {tolerance} '
-                         f'from 0 to below 1, and the cost {cost} above 1')
-    most = cost * (1 + tolerance)
+                         'from 0 to below 1')
+    most = COST * (1 + tolerance)
     axes = [[round(1 + i * step, 6) for i in range(int((limit - 1) / step + 1e-9) + 1)]
             for limit in (most, math.sqrt(most), math.sqrt(most))]
     found = [(a, b, g) for a, b, g in itertools.product(*axes)
-             if abs(a * b**2 * g**2 / cost - 1) <= tolerance + 1e-9]
+             if abs(a * b**2 * g**2 / COST - 1) <= tolerance + 1e-9]
     if not found:
         raise InputError(f'no coefficients in steps of {step} have a cost within {tolerance:g} of '
-                         f'{cost:g}: take smaller steps or a larger tolerance')
+                         f'{COST:g}: take smaller steps or a larger tolerance')
     return found
 
 

@@ -125,11 +125,12 @@ def complexity(arch='b0', resolution: int | Size | None = None, *, scaling=None,
     """
     resolved = resolve_arch(arch, scaling)
     size = image_size(_own_resolution(arch, scaling) if resolution is None else resolution)
+    for name, value in (('in_channels', in_channels), ('num_classes', num_classes)):
+        if not (_is_count(value) or name == 'num_classes' and value is None):
+            raise ValueError(f'{name}={value!r} must be a whole number above 0')
     parts = [_part(name, layers) for name, layers in
              _layers(resolved, size, in_channels, output_stride)]
     if num_classes is not None:
-        if not isinstance(num_classes, int) or num_classes <= 0:
-            raise ValueError(f'num_classes={num_classes!r} must be a whole number above 0')
         parts.append(_part('classifier', [_Layer(resolved.head, num_classes, 1, (1, 1), 1)]))
     return Complexity(size=size, parts=tuple(parts))
 
@@ -146,11 +147,14 @@ def _own_resolution(arch, scaling) -> int:
 def image_size(resolution) -> Size:
     """Height and width that ``resolution`` means; ValueError for what is no size."""
     size = tuple(resolution) if isinstance(resolution, Iterable) else (resolution, resolution)
-    if len(size) != 2 or any(not isinstance(s, Integral) or isinstance(s, bool) or s < 1
-                             for s in size):
+    if len(size) != 2 or not all(map(_is_count, size)):
         raise ValueError(f'resolution={resolution!r} must be whole pixels above 0, one number or '
                          'two')
     return int(size[0]), int(size[1])
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
 
 
 def _layers(arch: Arch, size: Size, in_channels: int, output_stride: int | None

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmeffnet.analysis.traffic import storage_of
 from mmeffnet.arch import Arch
+from mmeffnet.inference.network import Classifier
 from mmeffnet.models import EfficientNet, EfficientNetHead
 from mmeffnet.models.blocks import ResidualBlock
 from mmeffnet.variants import DROP_PATH_RATE, VARIANTS
@@ -32,11 +34,11 @@ class _Saved:
 
     def __init__(self, model: nn.Module):
         self.bytes, self.inputs, self.blocks = 0, 0, []
-        self._seen = {_storage(t): t for t in (*model.parameters(), *model.buffers())}
+        self._seen = {storage_of(t): t for t in (*model.parameters(), *model.buffers())}
         self._before = []
 
     def pack(self, tensor):
-        key = _storage(tensor)
+        key = storage_of(tensor)
         if key not in self._seen:
             self._seen[key] = tensor  # alive, so that no other gets its place in memory
             self.bytes += tensor.untyped_storage().nbytes()
@@ -48,10 +50,6 @@ class _Saved:
 
     def leave(self, block, inputs, output) -> None:
         self.blocks.append(self.bytes - self._before.pop())
-
-
-def _storage(tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def saved_bytes(model: nn.Module, images: torch.Tensor, labels: torch.Tensor,
@@ -100,7 +98,7 @@ def without_memory():
         yield
 
 
-def classifier(arch: str | Arch, num_classes: int = 1000) -> nn.Sequential:
+def classifier(arch: str | Arch, num_classes: int = 1000) -> Classifier:
     """The network as it is trained: with drop path, dropout and a classifier.
 
     An architecture has the dropout of B0; every rate above 0 keeps as much.
@@ -108,12 +106,6 @@ def classifier(arch: str | Arch, num_classes: int = 1000) -> nn.Sequential:
     named = isinstance(arch, str)
     dropout = VARIANTS[arch if named else 'b0'].dropout
     backbone = EfficientNet(arch=arch, drop_path_rate=DROP_PATH_RATE)
-    head = EfficientNetHead(num_classes=num_classes, in_channels=backbone.arch.head)
-    return nn.Sequential(backbone, _Pooled(), nn.Dropout(dropout), head.fc).train()
-
-
-class _Pooled(nn.Module):
-    """The last of the backbone's outputs, its mean over height and width."""
-
-    def forward(self, outputs):
-        return outputs[-1].mean((2, 3))
+    head = EfficientNetHead(num_classes=num_classes, in_channels=backbone.arch.head,
+                            dropout=dropout)
+    return Classifier(backbone, head).train()

@@ -22,7 +22,7 @@ def number(flag: str, text: str, units: dict[str, float]) -> float:
 
 
 def amount(value: float) -> str:
-    """A count with its unit: 1.234 G."""
+    """A count with its unit: 1.234G."""
     unit = next((u for u in ('T', 'G', 'M', 'K') if value >= UNITS[u]), '')
     return f'{value / UNITS[unit]:.4g}{unit}'
 

@@ -5,12 +5,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmeffnet.analysis.contenders import LEAN, OURS, OURS_DEPLOYED, OURS_SYMMETRIC
 from mmeffnet.analysis.speed_rows import Row
-from mmeffnet.files import whole
+from mmeffnet.engine.plots import blank_figure, save_figure
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; ours are blue.
 # Each bar is named beside it, too.
@@ -27,8 +26,7 @@ ROOM = 1.5                   # of the longest bar: for the names beside it
 
 def chart(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw the rows into a PNG file."""
-    with whole(path) as part:
-        drawn(rows, title).savefig(part, dpi=130, format='png')
+    save_figure(drawn(rows, title), path)
 
 
 def drawn(rows: Sequence[Row], title: str) -> Figure:
@@ -40,9 +38,7 @@ def drawn(rows: Sequence[Row], title: str) -> Figure:
     height = -(-len(groups) // width)
     places = max(len(group) + GAP * len({row.setting for row in group})
                  for group in groups.values())
-    figure = Figure(figsize=(PANEL * width, (PLACE * places + 0.85) * height + 0.7),
-                    layout='constrained')
-    FigureCanvasAgg(figure)
+    figure = blank_figure(PANEL * width, (PLACE * places + 0.85) * height + 0.7)
     figure.suptitle(textwrap.fill(title, 90 * width), fontsize=8.5, color=FAINT)
     panels = figure.subplots(height, width, squeeze=False).flatten()
     for axes, group in zip(panels, groups.values()):

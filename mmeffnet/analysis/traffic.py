@@ -29,7 +29,8 @@ def covered(tensor: torch.Tensor) -> int:
     return elements * tensor.element_size()
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def storage_of(tensor: torch.Tensor) -> int:
+    """What tells memory from memory, as long as the tensor lives."""
     return tensor.untyped_storage()._cdata
 
 
@@ -37,7 +38,7 @@ def together(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of the memory that several tensors show, each place counted once."""
     views, whole = {}, {}
     for tensor in tensors:
-        storage = _storage(tensor)
+        storage = storage_of(tensor)
         place = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
         views[place] = covered(tensor)
         whole[storage] = tensor.untyped_storage().nbytes()
@@ -89,9 +90,9 @@ def _bytes_of(schema, name: str, args, kwargs, result) -> tuple[int, int]:
         if not (writes and (argument.is_out or name in OVERWRITERS)):
             inputs += tensors
     changed += _silently_written(name, args)
-    given = {_storage(t) for t in (*inputs, *changed)}
+    given = {storage_of(t) for t in (*inputs, *changed)}
     outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
-    fresh = [t for t in outputs if _storage(t) not in given]
+    fresh = [t for t in outputs if storage_of(t) not in given]
     if outputs and not fresh and not changed:
         return 0, 0  # a view of an input
     read = 0 if name in SHAPE_READERS else together(inputs)
@@ -110,11 +111,11 @@ def saved_for_backward(compute: Callable[[], object], network: nn.Module) -> int
 
     Storages are counted whole and once: they stay as long as any part of them is needed.
     """
-    own = {_storage(t) for t in (*network.parameters(), *network.buffers())}
+    own = {storage_of(t) for t in (*network.parameters(), *network.buffers())}
     saved = {}
 
     def keep(tensor):
-        saved.setdefault(_storage(tensor), tensor.untyped_storage())
+        saved.setdefault(storage_of(tensor), tensor.untyped_storage())
         return tensor.detach()  # not itself: an output saved by its own node would be a cycle
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -11,11 +11,10 @@ from mmengine.runner import Runner
 
 from mmeffnet.analysis.other_network import check_parts, with_weights
 from mmeffnet.analysis.resizing import resized
+from mmeffnet.analysis.scaled_config import base_config
 from mmeffnet.arch import Arch
 from mmeffnet.engine import adjust
-from mmeffnet.engine.config import load_config
 from mmeffnet.errors import InputError
-from mmeffnet.plugin import MIM
 
 METRIC = 'accuracy/top1'
 # Nobody looks at these runs one by one: no checkpoints, pictures or bars.
@@ -67,8 +66,7 @@ def trial_config(base: str, arch: Arch, resolution: int, epochs: int, seed: int)
 
 
 def _loaded(base: str) -> Config:
-    shipped = MIM / 'configs' / base
-    cfg = load_config(str(shipped if shipped.is_file() else base))
+    cfg = base_config(base)
     check_parts(cfg, f'config {base!r}')
     if not isinstance(cfg.get('param_scheduler'), list) or not (
             cfg.get('train_cfg') or {}).get('max_epochs'):

@@ -25,6 +25,7 @@ STAMP = 'scenes.json'
 VERSION = 2
 
 MOST_DIGITS = 5
+TRIES = 20             # to find room for a digit
 EMPTY_EVERY = 16       # one scene of so many has no digit
 SIDES = (28, 56)       # of a digit, in pixels
 VISIBLE = 0.75         # least share of a digit's ink inside the picture
@@ -154,13 +155,13 @@ def _scene(rng, photographs, digits, size: int, empty: bool):
     return picture.round().clip(0, 255).astype(np.uint8), mask, instances
 
 
-def _place(rng, digit: np.ndarray, taken: np.ndarray, tries: int = 20) -> np.ndarray | None:
+def _place(rng, digit: np.ndarray, taken: np.ndarray) -> np.ndarray | None:
     """The ink of an enlarged digit in a picture like ``taken``, where nothing lies yet."""
     side = int(rng.integers(SIDES[0], SIDES[1] + 1))
     large = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC))
     large = (OPACITY * large).clip(0, 1)
     size, margin = len(taken), side // 2
-    for _ in range(tries):
+    for _ in range(TRIES):
         top, left = rng.integers(-margin, size - side + margin + 1, 2)
         ink = np.zeros((size + 2 * side, ) * 2, np.float32)
         ink[top + side:top + 2 * side, left + side:left + 2 * side] = large

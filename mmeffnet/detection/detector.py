@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmeffnet.errors import InputError
 from mmeffnet.registry import MODELS
 from mmeffnet.weights.layouts import BACKBONE
-from mmeffnet.weights.translate import few
+from mmeffnet.weights.translate import COUNTERS, few
 
 # Where effdet keeps a module -> where it is here.
 NAMES = [(re.compile(pattern), ours) for pattern, ours in (
@@ -122,7 +122,7 @@ def _check(found: Mapping[str, torch.Tensor], detector) -> bool:
                 if not key.startswith(BACKBONE)}
     given = {key: tensor for key, tensor in found.items() if not key.startswith(BACKBONE)}
     missing = [key for key in expected
-               if key not in given and not key.endswith('num_batches_tracked')]
+               if key not in given and not key.endswith(COUNTERS)]
     unknown = [key for key in given if key not in expected]
     different = [key for key in given
                  if key in expected and given[key].shape != expected[key].shape]

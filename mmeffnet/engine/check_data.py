@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from argparse import ArgumentParser
 from collections import Counter
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from mmeffnet.datasets.sources import KINDS, SPLITS, Problem, Source
 from mmeffnet.engine.config import load_config
 from mmeffnet.engine.data_checks import class_folder, list_and_folder
 from mmeffnet.errors import InputError, one_line_errors
-from mmeffnet.files import whole
+from mmeffnet.files import try_folder, whole
 from mmeffnet.weights.settings import dataset_configs
 
 FEW = 5  # of each kind are printed; the report has all
@@ -132,8 +131,7 @@ def check_report(path: Path) -> None:
     if path.is_dir():
         raise InputError(f'--report {str(path)!r} is a folder: name a file')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        try_folder(path.parent)
     except OSError as error:
         raise InputError(f'--report {str(path)!r} cannot be written: {error.strerror}') from error
 

@@ -44,7 +44,7 @@ def test_parser() -> argparse.ArgumentParser:
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', metavar='DIR', help='save pictures of predictions here')
-    parser.add_argument('--interval', type=int, default=1, help='show every so many samples')
+    parser.add_argument('--interval', type=positive, default=1, help='show every so many samples')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a picture is shown')
     parser.add_argument('--tta', action='store_true',
                         help='average over augmented copies of each image')
@@ -52,7 +52,8 @@ def test_parser() -> argparse.ArgumentParser:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--work-dir', metavar='DIR',
+    # Of --work-dir=~/x shells such as bash leave the '~' as it is.
+    parser.add_argument('--work-dir', metavar='DIR', type=os.path.expanduser,
                         help='where logs and checkpoints go; work_dirs/<config> by default')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         metavar='KEY=VALUE', help='override keys of the config, such as '

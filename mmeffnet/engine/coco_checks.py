@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from mmeffnet.errors import InputError, one_line
+from mmeffnet.weights.translate import few
 
 # Parts that predict the class of an object, and of a pixel.
 OF_OBJECTS = ('bbox_head', 'mask_head', 'track_head')
@@ -123,10 +124,10 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
     missing = [name for name in classes if name not in categories.values()]
     if missing:
         raise InputError(
-            f'{loader}: {where} has no category {_few(map(repr, missing))}, which the classes of '
-            f'the data set name; its categories are {_few(map(repr, categories.values()))}. Set '
-            f'{loader}.dataset.metainfo.classes to them and num_classes of the heads to '
-            f'{len(categories)}')
+            f'{loader}: {where} has no category {few(map(repr, missing), NAMED)}, which the '
+            'classes of the data set name; its categories are '
+            f'{few(map(repr, categories.values()), NAMED)}. Set {loader}.dataset.metainfo.classes '
+            f'to them and num_classes of the heads to {len(categories)}')
     ordered = classes if cat_ids is None else tuple(categories[number] for number in cat_ids)
     if ordered != classes:  # mmdet numbers by the file and names by the config
         raise InputError(
@@ -141,7 +142,7 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
         names = (f'{categories.get(number, number)!r} ({count:,})'
                  for number, count in lost.most_common())
         print_log(f'{loader}: {sum(lost.values()):,} annotations in {where} are left out, for '
-                  f'their category is no class of the data set: {_few(names)}', 'current',
+                  f'their category is no class of the data set: {few(names, NAMED)}', 'current',
                   level=logging.WARNING)
 
 
@@ -188,14 +189,9 @@ def _check_pictures(dataset, loader: str, most_missing: int) -> None:
     if not missing:
         return
     text = (f'{loader}: {len(missing):,} of {len(paths):,} pictures of '
-            f'{str(dataset.ann_file)!r} are not there: {_few(repr(str(p)) for p in missing)}')
+            f'{str(dataset.ann_file)!r} are not there: '
+            f'{few((repr(str(p)) for p in missing), NAMED)}')
     if len(missing) > most_missing:
         raise InputError(f'{text}. Bring them, take them out of the file, or leave up to N '
                          'pictures out with default_hooks.samples.max_skips=N')
     print_log(text, 'current', level=logging.WARNING)
-
-
-def _few(names) -> str:
-    names = list(names)
-    more = f' and {len(names) - NAMED:,} more' if len(names) > NAMED else ''
-    return ', '.join(names[:NAMED]) + more

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from mmeffnet.engine.history import Run, read_run
 from mmeffnet.engine.plots import best, blank_figure, save_figure, smooth
@@ -74,19 +75,21 @@ def draw(runs: Sequence[Run], keys: Sequence[str], path: Path) -> None:
     figure = blank_figure(4.6 * columns, 3.4 * lines + 0.25 * math.ceil(len(runs) / beside))
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for axes, key in zip(panels, keys, strict=False):
-        _panel(axes, runs, key)
+        curves = _panel(axes, runs, key)
     for axes in panels:  # the rest of the last line
         axes.remove()
-    handles = {label: line for axes in figure.axes
-               for line, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=beside,
-                  frameon=False)
+    # Each is named afterwards: matplotlib leaves out labels that begin with _.
+    legend = figure.legend(curves, [f'run {index}' for index in range(len(runs))],
+                           loc='outside lower center', ncols=beside, frameon=False)
+    for text, run in zip(legend.get_texts(), runs, strict=True):
+        text.set(text=run.name, parse_math=False)
     save_figure(figure, path)
 
 
-def _panel(axes: Axes, runs: Sequence[Run], key: str) -> None:
+def _panel(axes: Axes, runs: Sequence[Run], key: str) -> list[Line2D]:
+    """Draw one number of all runs; gives the line of each."""
     unit, title = common_unit(runs), TITLES.get(key, key)
-    losses = []
+    lines, losses = [], []
     for index, run in enumerate(runs):
         steps, values = curve(run, key, unit)
         steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
@@ -98,17 +101,18 @@ def _panel(axes: Axes, runs: Sequence[Run], key: str) -> None:
                 axes.plot(steps, values, color=colour, alpha=0.15, linewidth=0.6)
                 values = smooth(values, len(values) // 50)
                 title = f'{TITLES.get(key, key)}, smoothed'
-        axes.plot(steps, values, label=run.name, color=colour,
-                  linestyle=DASHES[index // len(COLOURS) % len(DASHES)],
-                  linewidth=2.2 - index / len(runs),  # what lies below stays visible
-                  marker='o' if validated and len(values) < 30 else None, markersize=3.5)
+        lines += axes.plot(steps, values, color=colour,
+                           linestyle=DASHES[index // len(COLOURS) % len(DASHES)],
+                           linewidth=2.2 - index / len(runs),  # what lies below stays visible
+                           marker='o' if validated and len(values) < 30 else None, markersize=3.5)
     shown = np.concatenate(losses) if losses else np.zeros(0)
     if len(shown) and shown.min() > 0 and shown.max() > WIDE * shown.min():
         axes.set_yscale('log')
-    axes.set_title(f'{title} (%)' if 'accuracy' in key else title)
+    axes.set_title(f'{title} (%)' if 'accuracy' in key else title, parse_math=False)
     axes.set_xlabel(unit)
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
+    return lines
 
 
 def parser() -> ArgumentParser:

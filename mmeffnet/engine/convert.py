@@ -16,7 +16,7 @@ from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.files import whole
 from mmeffnet.variants import VARIANTS
 from mmeffnet.weights import Weights, load_weights
-from mmeffnet.weights.files import need
+from mmeffnet.weights.files import need, stem_of
 from mmeffnet.weights.sources import described, read_state
 from mmeffnet.weights.trained import other_parts
 from mmeffnet.weights.translate import TIMM_EPS, few, numerics_of, to_layout
@@ -169,8 +169,7 @@ def _target(target: str, source: str) -> Path:
     """The file to write, before its hash is in the name."""
     path = Path(target)
     if path.is_dir():
-        name = source.split('://')[-1]
-        return path / f'{Path(name).name.removesuffix(Path(name).suffix) or "weights"}.pth'
+        return path / f'{stem_of(source) or "weights"}.pth'
     if path.suffix not in SUFFIXES:
         raise InputError(f'DST {target!r} must end in {" or ".join(SUFFIXES)}, or be a folder')
     if not path.parent.is_dir():

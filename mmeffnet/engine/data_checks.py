@@ -14,6 +14,7 @@ from mmeffnet.engine.coco_checks import (
     classes_of,
 )
 from mmeffnet.errors import InputError
+from mmeffnet.weights.files import expanded
 from mmeffnet.weights.settings import dataset_configs
 
 LAYOUTS = {
@@ -142,7 +143,9 @@ def _type(dataset: dict) -> str:
 def _paths(dataset: dict) -> Iterator[tuple]:
     """Name, path and test of what a data set config says to be on this machine's disk."""
     root = dataset.get('data_root') or ''
-    ann_file, prefix = dataset.get('ann_file'), dataset.get('data_prefix')
+    # '~' is the home folder where mmpretrain reads it so.
+    ann_file, prefix = (expanded(value) if isinstance(value, str) else value
+                        for value in map(dataset.get, ('ann_file', 'data_prefix')))
     # ImageNet's split is the name of a folder where a root is given to look in.
     by_split = _type(dataset) in ('ImageNet', 'ImageNet21k')
     prefixes = prefix if isinstance(prefix, dict) else {

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.models import EfficientNet
+from mmeffnet.inference.network import Classifier
+from mmeffnet.models import EfficientNet, EfficientNetHead
 from mmeffnet.weights import Weights
 from mmeffnet.weights.files import need
 from mmeffnet.weights.translate import COUNTERS, few, to_layout
@@ -109,19 +110,11 @@ def _lukemelas(source: Weights):
     return network, network.extract_features, f"{package}'s {name}"
 
 
-class Whole(nn.Module):
-    """A classifier under our keys, as far as it computes."""
-
-    def __init__(self, backbone: nn.Module, source: Weights):
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.ModuleDict(dict(fc=nn.Linear(source.arch.head, source.classes or 1)))
-
-    def features(self, image):
-        return self.backbone(image)[-1]
-
-    def forward(self, image):
-        return self.head['fc'](self.features(image).mean((2, 3)))
+def _whole(backbone: nn.Module, source: Weights):
+    """A classifier under our keys, and its features."""
+    network = Classifier(backbone, EfficientNetHead(num_classes=source.classes or 1,
+                                                    in_channels=source.arch.head))
+    return network, lambda image: backbone(image)[-1]
 
 
 def _options(source: Weights) -> dict:
@@ -136,14 +129,13 @@ def _mmpretrain(source: Weights):
     from mmpretrain.models import EfficientNet as Theirs
     activation = {'SiLU': 'Swish'}.get(source.arch.activation, source.arch.activation)
     # Its EdgeTPU networks have Swish unless they are told otherwise.
-    network = Whole(Theirs(arch=source.variant, act_cfg=dict(type=activation),
-                           out_indices=(len(source.arch.groups) + 1, ), **_options(source)), source)
-    return network, network.features, f"mmpretrain's EfficientNet {source.variant!r}"
+    backbone = Theirs(arch=source.variant, act_cfg=dict(type=activation),
+                      out_indices=(len(source.arch.groups) + 1, ), **_options(source))
+    return *_whole(backbone, source), f"mmpretrain's EfficientNet {source.variant!r}"
 
 
 def _mmeffnet(source: Weights):
-    network = Whole(EfficientNet(source.arch, **_options(source)), source)
-    return network, network.features, 'our own network'
+    return *_whole(EfficientNet(source.arch, **_options(source)), source), 'our own network'
 
 
 NETWORKS = {'timm': _timm, 'torchvision': _torchvision, 'lukemelas': _lukemelas,

@@ -44,7 +44,7 @@ class PicturesHook(Hook):
     def _draw_curve(self, runner) -> None:
         scalars = {name: buffer.data for name, buffer in runner.message_hub.log_scalars.items()}
         path = Path(runner.work_dir) / 'learning_curve.png'
-        if plots.learning_curve(scalars, len(runner.train_dataloader), path):
+        if plots.learning_curve(scalars, len(runner.train_dataloader), path, runner.iter):
             self._drawn.add(path)
 
     def before_train(self, runner) -> None:

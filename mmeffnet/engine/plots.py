@@ -1,10 +1,12 @@
-"""Pictures of a run. Drawn without pyplot: no global figures, no display."""
+"""Pictures of a run. Drawn without pyplot: no global figures, no display.
+
+Names are drawn with parse_math=False: matplotlib takes what is between two $ for a formula.
+"""
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmeffnet.files import whole
@@ -15,12 +17,14 @@ VALIDATED = 'epoch_of_validation'
 BLUE, ORANGE = '#0072B2', '#D55E00'  # told apart by every kind of colour vision
 
 
-def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Path) -> bool:
+def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Path,
+                   done: int | None = None) -> bool:
     """Draw training loss, validation accuracy and learning rate over epochs.
 
     scalars: MMEngine's history by name, each (values, counts), and under ``VALIDATED`` the epochs
-    that had passed at each validation. Returns whether there was
-    anything to draw.
+    that had passed at each validation. done: iterations of the run, where MMEngine, which keeps
+    the last million numbers, may have dropped the first. Returns whether there was anything to
+    draw.
     """
     panels = [(name, colour, title) for name, colour, title in (
         ('train/loss', BLUE, 'Training loss'),
@@ -36,15 +40,18 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
         if name.startswith('val/'):
             epochs = np.asarray(scalars.get(VALIDATED, ((), ()))[0], dtype=float)
             if len(epochs) != len(values):  # of an earlier version, which noted none
-                done = len(scalars['train/loss'][0]) / steps_per_epoch
-                epochs = np.linspace(done / len(values), done, len(values))
+                passed = len(scalars['train/loss'][0]) / steps_per_epoch
+                epochs = np.linspace(passed / len(values), passed, len(values))
             axes.plot(epochs, values, 'o-', color=colour, markersize=4)
             value, epoch = best(epochs, values, name)
             title += f', best {value:.2f} in epoch {epoch:g}' if math.isfinite(value) else ''
             axes.set_ylabel(f'{name.removeprefix("val/")} (%)' if 'accuracy' in name
-                            else name.removeprefix('val/'))
+                            else name.removeprefix('val/'), parse_math=False)
         else:
-            epochs = np.arange(1, len(values) + 1) / steps_per_epoch
+            last = len(values) if done is None else done
+            epochs = np.arange(last - len(values) + 1, last + 1) / steps_per_epoch
+            # One step that was left out would be in every mean after it.
+            epochs, values = epochs[np.isfinite(values)], values[np.isfinite(values)]
             if name == 'train/loss':
                 axes.plot(epochs, values, color=colour, alpha=0.25, linewidth=0.8)
                 values = smooth(values, max(1, steps_per_epoch // 2))
@@ -53,11 +60,12 @@ def learning_curve(scalars: Mapping[str, tuple], steps_per_epoch: int, path: Pat
         axes.set_xlabel('epoch')
         axes.grid(alpha=0.3)
         axes.margins(x=0.02)
-    return save_figure(figure, path)
+    save_figure(figure, path)
+    return True
 
 
 def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
-                     path: Path) -> bool:
+                     path: Path) -> None:
     """Draw how often each true class (rows) was taken for each class (columns).
 
     pairs: (true, predicted) class indices.
@@ -74,8 +82,9 @@ def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
     names = [str(name) for name in classes]
     shorter = [name.split(', ')[0] for name in names]  # of synonyms, as ImageNet has them
     names = shorter if len(set(shorter)) == len(set(names)) else names
-    axes.set_xticks(range(total), names, rotation=0 if max(map(len, names)) < 3 else 90)
-    axes.set_yticks(range(total), names)
+    axes.set_xticks(range(total), names, rotation=0 if max(map(len, names)) < 3 else 90,
+                    parse_math=False)
+    axes.set_yticks(range(total), names, parse_math=False)
     axes.set_xlabel('predicted class')
     axes.set_ylabel('true class')
     right = counts.trace()
@@ -85,7 +94,7 @@ def confusion_matrix(pairs: Sequence[tuple[int, int]], classes: Sequence[str],
             if count:
                 axes.text(column, row, count, ha='center', va='center', fontsize=8,
                           color='white' if share[row, column] > 0.5 else 'black')
-    return save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def _first(scalars: Mapping, *prefixes: str) -> str | None:
@@ -116,12 +125,9 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), layout='constrained')
 
 
-def save_figure(figure: Figure, path: Path) -> bool:
+def save_figure(figure: Figure, path: Path) -> None:
     with whole(path) as part:
         figure.savefig(part, dpi=130, format='png')
-    return True

@@ -29,8 +29,8 @@ PERIOD = 0.2  # seconds between two drawings
 class ProgressHook(Hook):
     """Show a bar for training, and one for each validation or test, on a terminal.
 
-    Lines of the log go on above it. Where the output is no terminal, and in all processes but
-    the first, nothing is shown: the lines of MMEngine's log tell the time left there.
+    Lines of the log go on above it. Where the output is no terminal or closed, and in all
+    processes but the first, nothing is shown: the lines of MMEngine's log tell the time left there.
 
     enable: False shows nothing on terminals either. Defaults to True.
     """
@@ -97,8 +97,8 @@ class ProgressHook(Hook):
     def _open(self) -> None:
         stdout, console = sys.stdout, Console()
         # rich takes FORCE_COLOR for a terminal, which is set for log files too.
-        if (self._progress or not self.enable or not is_main_process() or not stdout.isatty()
-                or console.is_dumb_terminal):
+        if (self._progress or not self.enable or not is_main_process()
+                or stdout is None or not stdout.isatty() or console.is_dumb_terminal):
             return
         # Drawn from here and by no thread of rich's: a loading worker that is forked while the
         # thread holds its lock stands still for ever at the first line that it prints.

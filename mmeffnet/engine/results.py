@@ -9,7 +9,7 @@ from mmengine.evaluator import DumpResults as MMEngineDumpResults
 from mmengine.logging import print_log
 
 from mmeffnet.errors import InputError, RunError
-from mmeffnet.files import whole
+from mmeffnet.files import try_folder, whole
 
 # What each kind of result can be written as; the first kind is the default.
 FORMATS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
@@ -27,6 +27,12 @@ def check_output(out: str | None, item: str | None) -> None:
                          f'{", ".join(FORMATS[item])}')
     if not Path(out).parent.is_dir():
         raise InputError(f'--out {out!r}: the folder {str(Path(out).parent)!r} does not exist')
+    if Path(out).is_dir():
+        raise InputError(f'--out {out!r} is a folder: name a file')
+    try:
+        try_folder(Path(out).parent)
+    except OSError as error:
+        raise InputError(f'--out {out!r} cannot be written: {error.strerror}') from error
 
 
 class DumpResults(MMEngineDumpResults):

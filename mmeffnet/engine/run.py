@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
@@ -79,6 +80,8 @@ def _prepare(args: Namespace) -> Config:
     """The config with what both commands change in it."""
     # Loaders that fall back to unpickling on their own are stopped by this.
     os.environ[WEIGHTS_ONLY] = '1'
+    # Visualizers of all projects draw names of classes, and one with two $ is no formula.
+    matplotlib.rcParams['text.parse_math'] = False
     if not torch.cuda.is_available():
         host.keep_freed_memory()
     cfg = load_config(args.config, args.cfg_options)
@@ -179,7 +182,7 @@ def _max_skips(cfg: Config) -> int:
 
 
 def _notice_batch_size(cfg: Config) -> None:
-    """Say when the learning rate was chosen for another batch size (C32)."""
+    """Say when the learning rate was chosen for another batch size."""
     scaling = cfg.get('auto_scale_lr') or {}
     base, batch = scaling.get('base_batch_size'), cfg.train_dataloader.get('batch_size')
     if not base or not batch or scaling.get('enable') or cfg.get('resume'):

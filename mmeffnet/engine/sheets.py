@@ -1,12 +1,12 @@
 """One picture of what a detector or segmenter sees."""
 from pathlib import Path
 
+import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from PIL import Image
 
-from mmeffnet.files import whole
+from mmeffnet.engine.plots import blank_figure, save_figure
 from mmeffnet.registry import HOOKS
 
 COLUMNS = 4
@@ -69,26 +69,24 @@ def draw_sheet(samples: list, metainfo: dict, path: Path, score: float = SCORE) 
 
     metainfo: of the data set: ``classes``, and ``palette`` for masks.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     segmented = 'pred_sem_seg' in samples[0]
     draw = _draw_masks if segmented else _draw_boxes
     columns = min(COLUMNS if not segmented else COLUMNS // 2, len(samples))
     rows = -(-len(samples) // columns)
     width = SIDE * (3 if segmented else 1)
-    figure = Figure(figsize=(columns * width, rows * (SIDE + .25) + .3), layout='constrained')
+    figure = blank_figure(columns * width, rows * (SIDE + .25) + .3)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, sample in zip(axes.flat, samples):
-        with Image.open(sample.img_path) as image:
-            draw(axis, np.asarray(image.convert('RGB')), sample, metainfo, score)
-        axis.set_title(Path(sample.img_path).name, fontsize=8)
+        # As the pipeline reads it: turned upright by its EXIF data.
+        picture = mmcv.imread(sample.img_path, channel_order='rgb')
+        draw(axis, picture, sample, metainfo, score)
+        axis.set_title(Path(sample.img_path).name, fontsize=8, parse_math=False)
     figure.suptitle('picture, true and found masks' if segmented else
                     f'found: blue, with class and score from {score:g}; true: yellow, dashed',
                     fontsize=9)
-    with whole(path) as part:
-        FigureCanvasAgg(figure).print_png(part)
+    save_figure(figure, path)
 
 
 def _draw_boxes(axis, picture: np.ndarray, sample, metainfo: dict, score: float) -> None:
@@ -108,7 +106,7 @@ def _draw_boxes(axis, picture: np.ndarray, sample, metainfo: dict, score: float)
         name = classes[label] if label < len(classes) else label
         room = y1 > LABEL * len(picture)  # above the box, else the label goes inside
         axis.text(x1, y1 - 1 if room else y1 + 1, f'{name} {value:.2f}', color='black', fontsize=6,
-                  va='bottom' if room else 'top', clip_on=True,
+                  va='bottom' if room else 'top', clip_on=True, parse_math=False,
                   bbox=dict(facecolor=FOUND, edgecolor='none', pad=0.8))
 
 

@@ -29,13 +29,11 @@ OTHER_SIZES = ((-1, -1), (-32, -32), (33, 33), (0, 65))
 class Compared:
     """One size: how far logits are from those in float64, and how often the best class is theirs.
 
-    own: how far PyTorch's logits in float32 are. allowed: what rounding explains, None for
-    int8, whose loss is told and not judged.
+    allowed: what rounding explains, None for int8, whose loss is told and not judged.
     """
     size: tuple[int, int]
     pictures: int
     difference: float
-    own: float
     same_class: int
     allowed: float | None
 
@@ -67,7 +65,7 @@ def compare(call: Callable[[torch.Tensor], torch.Tensor], classifier: Classifier
             own, expected = classifier.network(plain), exact(plain.double())
         noise, tolerance = _apart(own, expected), TOLERANCE.get(precision)
         found.append(Compared(
-            size=size, pictures=len(pictures), difference=_apart(given, expected), own=noise,
+            size=size, pictures=len(pictures), difference=_apart(given, expected),
             allowed=tolerance and max(tolerance, TIMES[precision] * noise),
             same_class=int((given.argmax(1) == expected.argmax(1)).sum())))
     for row in found:

@@ -10,9 +10,7 @@ from mmengine.config import DictAction
 from mmeffnet.engine.cli import parsed
 from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.export.runtime import BESIDE, FORMATS, SUFFIXES, open_exported
-
-# Endings of checkpoints that no file made of one keeps.
-CHECKPOINTS = '.pth', '.pt', '.pkl', '.bin', '.safetensors', '.h5', '.keras', '.ckpt', '.index'
+from mmeffnet.weights.files import stem_of
 
 PART = '.' * 30  # as long as what files.whole adds to a name
 
@@ -87,9 +85,8 @@ def export(args: argparse.Namespace) -> None:
 
 def _out(args: argparse.Namespace) -> Path:
     suffix = SUFFIXES[args.format]
-    name = Path(args.checkpoint)
-    name = name.stem if name.suffix in CHECKPOINTS else name.name
-    out = args.out or Path('work_dirs', Path(args.config).stem, name + suffix)
+    out = args.out or Path('work_dirs', Path(args.config).stem,
+                           stem_of(args.checkpoint) + suffix)
     if FORMATS.get(out.suffix) != args.format:
         raise InputError(f'--out {str(out)!r}: a file of --format {args.format} ends with {suffix}')
     try:

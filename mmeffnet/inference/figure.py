@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from PIL import Image
 
 from mmeffnet.files import whole
@@ -54,7 +53,6 @@ def draw_figure(image: Image.Image, explanations: Sequence) -> Figure:
     width = GAP + first + columns * (GAP + SIDE) + SCALE
     height = rows * (TITLES + SIDE + GAP)
     figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
 
     def panel(row: int, left: float, wide: float, *titles: str):
         top = height - row * (TITLES + SIDE + GAP) - TITLES
@@ -62,7 +60,7 @@ def draw_figure(image: Image.Image, explanations: Sequence) -> Figure:
             figure.text(left / width, (top + 0.49 - 0.21 * place) / height, text,
                         fontsize=12 if place == 0 else 10,
                         fontweight='bold' if place == 0 else 'normal',
-                        color=FAINT if place == 2 else INK, va='baseline')
+                        color=FAINT if place == 2 else INK, va='baseline', parse_math=False)
         axes = figure.add_axes((left / width, (top - SIDE) / height, wide / width,
                                 SIDE / height))
         axes.set_axis_off()
@@ -125,11 +123,11 @@ def _titles(one) -> tuple[str, str, str]:
 
 
 def _points(size: int, weight: str = 'normal'):
-    """What measures a text in points: a W is five times as wide as an i."""
+    """What measures a text in points: a W is five times as wide as an i, and $ is no formula."""
     font = FontProperties(size=size, weight=weight)
 
     def width(text: str) -> float:
-        return TextPath((0, 0), text, prop=font).get_extents().x1 if text.strip() else 0.
+        return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]
     return width
 
 

@@ -17,11 +17,9 @@ from mmeffnet.inference.settings import Settings
 from mmeffnet.models import EfficientNet, EfficientNetHead
 from mmeffnet.models.efficientnet import CONVS
 from mmeffnet.weights import load_weights
+from mmeffnet.weights.translate import COUNTERS
 
 IMAGENET_CLASSES = 1000
-
-# Changes no output, and not every file has it.
-_COUNTER = '.num_batches_tracked'
 
 
 class Classifier(nn.Module):
@@ -77,6 +75,7 @@ def build_network(weights=DEFAULT_WEIGHTS, *, device=None, resampler: str | None
     if isinstance(weights, (str, Path)):
         weights = load_weights(weights)
     if weights.classes is None:
+        origins.refuse_other_heads(weights)
         raise InputError(f'{source}: these weights have no classifier, only a backbone: there '
                          'is nothing to predict with')
     origins.refuse_other_models(weights)
@@ -129,7 +128,8 @@ def find_class(names: Sequence[str], wanted) -> int:
     """
     if isinstance(wanted, Integral):
         return _checked_index(names, int(wanted))
-    wanted = str(wanted).strip().casefold()
+    given = str(wanted).strip()
+    wanted = given.casefold()
     spellings = {}
     for index, name in enumerate(names):
         for spelling in {name.casefold(), *(part.strip().casefold() for part in name.split(','))}:
@@ -141,10 +141,10 @@ def find_class(names: Sequence[str], wanted) -> int:
     if not found and re.fullmatch('-?[0-9]+', wanted):  # str.isdigit() takes a superscript too
         return _checked_index(names, int(wanted))
     if not found:
-        raise InputError(f'no class is called {wanted!r}{nearest(wanted, spellings)} An index from '
-                         f'0 to {len(names) - 1} is taken too')
+        raise InputError(f'no class is called {given!r}{nearest(wanted, spellings) or "."} An '
+                         f'index from 0 to {len(names) - 1} is taken too')
     if len(found) > 1:
-        raise InputError(f'{len(found)} classes are called {wanted!r}: give an index '
+        raise InputError(f'{len(found)} classes are called {given!r}: give an index '
                          f'({", ".join(map(str, found))})')
     return found[0]
 
@@ -178,10 +178,10 @@ def _build(weights) -> Classifier:
                                                       in_channels=backbone.out_channels))
     _check_tensors(weights, model.state_dict())
     counters = {key: torch.zeros((), dtype=torch.long) for key in model.state_dict()
-                if key.endswith(_COUNTER)}
+                if key.endswith(COUNTERS)}
     # Copies: a second network of the same weights may live on another device.
     state = {**counters, **{key: tensor.clone() for key, tensor in weights.state.items()}}
-    model.load_state_dict({key: tensor if key.endswith(_COUNTER) else tensor.float()
+    model.load_state_dict({key: tensor if key.endswith(COUNTERS) else tensor.float()
                            for key, tensor in state.items()}, strict=True, assign=True)
     return model.requires_grad_(False)
 
@@ -189,7 +189,7 @@ def _build(weights) -> Classifier:
 def _check_tensors(weights, expected) -> None:
     """InputError where the tensors are not those of the network."""
     named = weights.variant or 'the architecture that its training had'
-    missing = {key for key in expected if not key.endswith(_COUNTER)} - set(weights.state)
+    missing = {key for key in expected if not key.endswith(COUNTERS)} - set(weights.state)
     if missing:
         raise InputError(f'{weights.source}: tensors of {named} are missing: '
                          f'{", ".join(sorted(missing)[:3])}')

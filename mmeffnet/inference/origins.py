@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from mmengine.logging import print_log
 
@@ -17,7 +18,17 @@ def numerics(weights) -> tuple[str, float]:
 
 def refuse_other_models(weights) -> None:
     """InputError for a training whose model computes something else, though its tensors fit."""
-    parts = other_parts(weights)
+    _refuse(weights, other_parts(weights))
+
+
+def refuse_other_heads(weights) -> None:
+    """InputError for a training whose model has no classifier of ours, but something else."""
+    _refuse(weights, [part for part in weights.stated.get('parts', ())
+                      if part.startswith(('model.type=', 'model.head.type='))
+                      and not part.endswith('=None')])
+
+
+def _refuse(weights, parts: Sequence[str]) -> None:
     if parts:
         raise InputError(f'{weights.source}: its training had {" and ".join(parts)}, and what '
                          'predicts is an ImageClassifier of EfficientNet, GlobalAveragePooling '

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import warnings
 from argparse import Namespace
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from mmeffnet import host
 from mmeffnet.errors import InputError, one_line_errors
-from mmeffnet.files import whole
+from mmeffnet.files import try_folder, whole
 from mmeffnet.inference.files import ANNOTATED, Found, Places, collect, printable
 from mmeffnet.inference.images import read_image
 from mmeffnet.inference.tables import Tables
@@ -162,8 +161,7 @@ def output_folder(out: str) -> Path:
     """The folder, made and tried; InputError where nothing can be written to it."""
     folder = Path(out)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(dir=folder).close()  # under a name that nobody has
+        try_folder(folder)
     except OSError as error:
         raise InputError(f'--out {printable(out)}: nothing can be written there '
                          f'({error.strerror or error})') from error

@@ -2,8 +2,10 @@
 from mmengine.registry import MODELS
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmeffnet.weights.settings import BATCH_NORM_EPS
+
 # TensorFlow's momentum 0.99, in PyTorch's convention.
-BATCH_NORM = dict(eps=1e-3, momentum=0.01)
+BATCH_NORM = dict(eps=BATCH_NORM_EPS, momentum=0.01)
 
 
 def check_layer(name: str, cfg) -> None:

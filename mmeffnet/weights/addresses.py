@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmeffnet.arch import nearest
 from mmeffnet.errors import InputError, one_line
+from mmeffnet.files import try_folder
 from mmeffnet.weights.catalog import CATALOG, identify, verify
 from mmeffnet.weights.files import need
 from mmeffnet.weights.web import fetch
@@ -61,8 +61,7 @@ def cached(address: str) -> Path:
 def _make_folder(folder: Path) -> None:
     """Make the folder of PyTorch's cache; InputError where nothing can be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        try_folder(folder)
     except OSError as error:
         raise InputError(f"PyTorch's cache {str(folder)!r} cannot be written ({one_line(error)}): "
                          'set TORCH_HOME to a folder that can be') from error

@@ -58,12 +58,14 @@ OTHER_ARCHIVES = {
     'model.weights.h5': 'is an archive of Keras: unpack model.weights.h5 from it, and load that'}
 
 WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors', '.h5', '.index')
+# Endings of checkpoints that no file made of one keeps.
+ENDINGS = (*WEIGHT_SUFFIXES, '.pkl', '.keras', '.ckpt')
 
 _SAFE_GLOBALS = _safe_globals()
 add_safe_globals(_SAFE_GLOBALS)
 
 
-def read_checkpoint(path, map_location='cpu'):
+def read_checkpoint(path):
     """Load a checkpoint file, weights only; tensors are mapped, not copied, where possible.
 
     Raises InputError for a file that is missing, truncated, or holds pickled code.
@@ -77,7 +79,7 @@ def read_checkpoint(path, map_location='cpu'):
     # them away after it.
     add_safe_globals(_SAFE_GLOBALS)
     try:
-        return torch.load(path, map_location=map_location, weights_only=True,
+        return torch.load(path, map_location='cpu', weights_only=True,
                           mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         with path.open('rb') as file:
@@ -145,6 +147,12 @@ def need(module: str, extra: str):
                          f'pip install "mmeffnet[{extra}]"') from error
 
 
+def stem_of(source) -> str:
+    """The name of a file or an address of weights, less the ending of a checkpoint."""
+    path = Path(str(source).rpartition('://')[2])
+    return path.stem if path.suffix in ENDINGS else path.name
+
+
 def expanded(source) -> str:
     """A source with the home folder in the place of '~', as MMEngine reads paths."""
     source = str(source)
@@ -165,8 +173,11 @@ def kind_of_file(path) -> str:
         return 'tensorflow'
     if not path.is_file():
         return 'torch'  # whose reader says what is wrong
-    with path.open('rb') as file:
-        start = file.read(9)
+    try:
+        with path.open('rb') as file:
+            start = file.read(9)
+    except OSError as error:  # such as of another user's
+        raise InputError(f'{str(path)!r} cannot be read: {error.strerror}') from error
     if start[:8] == b'\x89HDF\r\n\x1a\n':
         return 'keras'
     # Eight bytes of length, then a JSON object.

@@ -11,6 +11,7 @@ from mmeffnet.arch import Arch
 from mmeffnet.errors import InputError
 from mmeffnet.variants import variant_of
 from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER, conv_shapes
+from mmeffnet.weights.settings import BATCH_NORM_EPS
 from mmeffnet.weights.translate import COUNTERS, Weights, few
 
 STEM = f'{BACKBONE}layers.0.conv.weight'
@@ -119,5 +120,5 @@ def warn_of_numerics(weights: Weights, *, padding: str | None, eps: float | None
 def _remedy(weights: Weights) -> str:
     conv = "conv_cfg=dict(type='Conv2d')" if weights.padding == 'symmetric' else 'conv_cfg=None'
     # Another type, such as SyncBN, is to stay.
-    return (f"{conv}, norm_cfg=dict(type='BN', eps={weights.eps or 1e-3:g}), or eps alone where "
-            'norm_cfg has a type')
+    return (f"{conv}, norm_cfg=dict(type='BN', eps={weights.eps or BATCH_NORM_EPS:g}), or eps "
+            'alone where norm_cfg has a type')

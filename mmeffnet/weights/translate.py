@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -87,9 +87,9 @@ TIMM_EPS = {'same': BATCH_NORM_EPS, 'symmetric': PYTORCH_EPS}
 def numerics_of(library: str, variant: str | None) -> tuple[str | None, float | None]:
     """Padding and BatchNorm's epsilon of a library's network, None where it has either."""
     if library == 'torchvision':
-        return 'symmetric', 1e-3 if variant in ('b5', 'b6', 'b7') else 1e-5
+        return 'symmetric', BATCH_NORM_EPS if variant in ('b5', 'b6', 'b7') else PYTORCH_EPS
     # timm's tf_ and its own networks have equal keys; ours may be trained either way.
-    return ('same', 1e-3) if library in ('lukemelas', 'mmpretrain') else (None, None)
+    return ('same', BATCH_NORM_EPS) if library in ('lukemelas', 'mmpretrain') else (None, None)
 
 
 def weights_of(checkpoint) -> dict[str, torch.Tensor]:
@@ -237,7 +237,8 @@ def to_layout(state: Mapping[str, torch.Tensor], arch: Arch, layout: str
     return {f'{names[module]}.{name}': tensor for module, _, name, tensor in split}
 
 
-def few(items: list[str], most: int = 3) -> str:
+def few(items: Iterable[str], most: int = 3) -> str:
     """The first of some keys, and how many more there are."""
+    items = list(items)
     more = len(items) - most
-    return ', '.join(items[:most]) + (f' and {more} more' if more > 0 else '')
+    return ', '.join(items[:most]) + (f' and {more:,} more' if more > 0 else '')

@@ -128,6 +128,9 @@ def test_closed_form_needs_no_torch():
     (dict(resolution=(64, 1.5)), r'resolution=\(64, 1.5\) must be whole pixels above 0'),
     (dict(arch=TINY), 'an architecture has no resolution of its own'),
     (dict(num_classes=0), 'num_classes=0 must be a whole number above 0'),
+    (dict(num_classes=True), 'num_classes=True must be a whole number above 0'),
+    (dict(in_channels=0), 'in_channels=0 must be a whole number above 0'),
+    (dict(in_channels=2.5), 'in_channels=2.5 must be a whole number above 0'),
     (dict(output_stride=5), 'output_stride=5 must be None or one of the strides')])
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -13,6 +13,7 @@ from mmpretrain.registry import MODELS
 import mmeffnet
 from mmeffnet.analysis import scale_cli
 from mmeffnet.analysis.complexity import complexity
+from mmeffnet.analysis.quantities import SECONDS, UNITS, amount, number
 from mmeffnet.analysis.resizing import resized
 from mmeffnet.analysis.scaled_config import BASES, base_config, dropout
 from mmeffnet.analysis.targets import Found, Ratio, nearest
@@ -79,6 +80,15 @@ def test_factors_keep_their_ratio_and_sides_their_step():
     assert scaling.resolution == 320  # 224 x 1.15**2.5 is 317.7
 
 
+@pytest.mark.parametrize(('text', 'units', 'value'), [
+    ('30us', SECONDS, 30e-6), ('1.5 ms', SECONDS, 1.5e-3), ('2S', SECONDS, 2), ('3', UNITS, 3),
+    ('1.5k', UNITS, 1500), ('8M', UNITS, 8e6), ('1e-3G', UNITS, 1e6), ('2T', UNITS, 2e12)])
+def test_units_of_targets(text, units, value):
+    assert number('--x', text, units) == pytest.approx(value)
+    if units is UNITS:
+        assert number('--x', amount(value), units) == value
+
+
 # What is printed.
 
 def test_a_target_is_met_and_the_costs_are_printed(scale):
@@ -107,6 +117,8 @@ def test_memory_is_that_of_the_table_of_scaling_out(scale):
 
 def test_the_batch_is_halved_until_it_fits(scale):
     assert 'training with 64 images' in scale('--memory', '4G')  # 256 would take 11.3
+    # Two would take 88 MB beside the 106 of the state.
+    assert 'training with 1 images' in scale('--batch', 2, '--memory', '160M')
 
 
 def test_a_latency_is_measured_here(scale, monkeypatch):
@@ -145,6 +157,7 @@ def test_a_written_config_has_sizes_batch_and_rate(scale, tmp_path):
     assert cfg.model.head.in_channels == 1480
     assert cfg.model.head.dropout == 0.3  # of B2 and of B3
     assert cfg.model.backbone.scaling.width == 1.1537  # 1.1**1.5
+    assert cfg.model.backbone.drop_path_rate == 0.2  # of all published ones
 
 
 @pytest.mark.parametrize('arch', ['lite0', 'es', 'b1'])
@@ -340,6 +353,17 @@ def test_a_prefix_hides_no_transform_and_others_keep_their_sizes(tmp_path):
         dict(type='Resize', scale_factor=2), dict(type='RandomErasing', scale=8)]
     assert [val[0]['scale'], val[1]['crop_size']] == [128, 112]
     assert beside[0]['transforms'][0][0]['scale'] == 112
+
+
+@pytest.mark.parametrize(('kind', 'key'), [
+    ('RandomResizedCrop', 'scale'), ('mmpretrain.RandomResizedCrop', 'scale'),
+    ('mmeffnet.LoadRandomCrop', 'scale'), ('mmeffnet.LoadEncodedRandomCrop', 'scale'),
+    ('EfficientNetRandomCrop', 'scale'), ('RandomCrop', 'crop_size'), ('Resize', 'scale')])
+def test_every_transform_that_sets_the_size_of_training_is_scaled(kind, key):
+    cfg = Config({f'{part}_dataloader': dict(dataset=dict(pipeline=[step])) for part, step in (
+        ('train', {'type': kind, key: 224}), ('val', dict(type='CenterCrop', crop_size=224)))})
+    train, _ = resized(cfg, 'base.py', 112).values()
+    assert train == [{'type': kind, key: 112}]
 
 
 DIGITS = 'quickstart/efficientnet-b0_digits.py'

@@ -9,7 +9,8 @@ import pytest
 
 from mmeffnet.analysis import curves_cli, scaling_curves
 from mmeffnet.analysis.scaling_curves import Base, Run, draw, points, read, summary, table
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, RunError
+from mmeffnet.scaling import ModelScaling
 
 optuna = pytest.importorskip('optuna', reason='pip install optuna')
 from mmeffnet.analysis import coefficient_search as search  # noqa: E402
@@ -29,9 +30,42 @@ def test_candidates_keep_the_cost_and_none_is_left_out(step, tolerance):
                              for a in ticks for b in ticks for g in ticks)
 
 
+@pytest.mark.parametrize(('given', 'places'), [
+    (None, ['0', '1', '0']), ('2,3', ['2', '3', '2']), ('a,b', ['a', 'b', 'a'])])
+def test_workers_share_the_devices_that_they_were_given(given, places, monkeypatch):
+    found = []
+
+    class Process:
+        def __init__(self, command, env):
+            found.append(env['CUDA_VISIBLE_DEVICES'])
+
+        def wait(self):
+            return 0
+    monkeypatch.setattr(subprocess, 'Popen', Process)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if given:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', given)
+    search_cli._processes(3, [])
+    assert found == places
+
+
 def test_a_grid_without_candidates_is_refused():
     with pytest.raises(InputError, match='no coefficients in steps of 0.7 have a cost within 0'):
         search.candidates(0.7, 0)
+
+
+@pytest.fixture
+def asked(instant, monkeypatch):
+    """Networks and sizes of the trainings of ``instant``."""
+    found, before = [], trials.trial_config
+
+    def config(base, arch, resolution, *args):
+        found.append((arch, resolution))
+        return before(base, arch, resolution, *args)
+
+    monkeypatch.setattr(trials, 'trial_config', config)
+    return found
 
 
 @pytest.fixture
@@ -67,6 +101,31 @@ def test_every_candidate_is_tried_with_every_seed_and_nothing_twice(instant, tmp
     assert counts == [2, 2, 2]
     # Successive halving stopped some of them.
     assert any(r.pruned for r in search.results(again))
+
+
+def test_a_trial_has_the_network_of_its_candidate_and_the_best_mean_comes_first(asked, tmp_path):
+    space = [(1.2, 1.0, 1.4), (1.0, 1.4, 1.0)]
+    study = search.open_study(tmp_path, space, [0, 1])
+    search.search(study, TINY, '', 1, tmp_path)
+    for alpha, beta, gamma in space:
+        arch = TINY.scaled(ModelScaling(depth=alpha, width=beta))
+        assert asked.count((arch, round(32 * gamma))) == 2
+    best, other = search.results(study)
+    # 16 channels and 7 blocks, or 8 and 14; nothing is stopped in the only epoch.
+    assert (best.candidate, sorted(best.values)) == (space[1], [206, pytest.approx(206.1)])
+    assert (other.candidate, sorted(other.values)) == (space[0], [119, pytest.approx(119.1)])
+    assert re.search(r'\| 1 \| 1.4 \| 1 \| 1.96 \| .* \| 2 \| 0 \| 206.05 \| 0.05 \|',
+                     search.table(study, TINY))
+
+
+@pytest.mark.parametrize('turn', [1, -1])
+def test_the_best_is_never_stopped_early(turn, instant, tmp_path):
+    """In whatever order they come."""
+    space = [(1 + 0.5 * depth, 1.0, 1.0) for depth in range(4)]  # the fewer blocks the better
+    study = search.open_study(tmp_path, space[::turn], [0])
+    search.search(study, TINY, '', 3, tmp_path)
+    best = search.results(study)[0]
+    assert (best.candidate, len(best.values)) == (space[0], 1)
 
 
 def test_what_was_interrupted_or_failed_is_tried_again_and_last(instant, tmp_path, monkeypatch):
@@ -179,6 +238,11 @@ def test_what_was_chosen_is_said_with_how_sure_it_is():
     assert 'nothing can be said' in search.statement([result(90, 1, count=1)])
 
 
+def test_workers_that_end_with_an_error_end_the_command_with_one():
+    with pytest.raises(RunError, match='2 of 2 workers ended with an error'):
+        search_cli._processes(2, ['--epochs', '0'])
+
+
 def test_a_family_is_written_with_the_chosen_coefficients(tmp_path):
     from mmengine.config import Config
     args = search_cli.parser().parse_args(['--study', str(tmp_path), '--write-family', '2'])
@@ -215,10 +279,31 @@ def test_runs_survive_their_file_and_are_summed_up(tmp_path):
     assert len(table(runs()).splitlines()) == 2 + 5
 
 
-def test_runs_of_another_length_are_not_mixed_in(tmp_path):
+def test_runs_that_are_there_are_not_repeated(asked, tmp_path):
+    wanted, path = points(TINY, [1, 2]), tmp_path / 'runs.csv'
+    found = list(scaling_curves.trained(TINY, '', wanted, [0], 3, path))
+    assert [run.point for run in found] == wanted
+    assert asked == [(TINY.scaled(ModelScaling(width=p.width, depth=p.depth)), p.resolution)
+                     for p in wanted]
+    assert found[0].top1 == 126  # after the last epoch, see instant
+    again = list(scaling_curves.trained(TINY, '', wanted, [0, 1], 3, path))
+    assert [(run.point, run.seed) for run in again] == [(point, 1) for point in wanted]
+    assert [(run.point, run.seed) for run in read(path)] == [
+        (run.point, run.seed) for run in found + again]
+
+
+def test_the_base_belongs_to_every_curve(instant, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials, 'left_out', lambda config: '')
+    curves_cli.main(['--times', '2', '--seeds', '0', '--out', str(tmp_path)])
+    directions = re.findall(r'^(\w+) [12]x, seed 0', capsys.readouterr().out, re.M)
+    assert directions == ['base', *scaling_curves.DIRECTIONS]
+
+
+@pytest.mark.parametrize(('config', 'epochs'), [('digits.py', 4), ('other.py', 3)])
+def test_runs_of_another_length_or_config_are_not_mixed_in(config, epochs, tmp_path):
     scaling_curves.write(runs(), tmp_path / 'runs.csv')
     with pytest.raises(InputError, match=r"holds runs of 3 epochs of 'digits.py': give the same"):
-        list(scaling_curves.trained(TINY, 'digits.py', points(TINY, [1]), [0], 4,
+        list(scaling_curves.trained(TINY, config, points(TINY, [1]), [0], epochs,
                                     tmp_path / 'runs.csv'))
 
 
@@ -290,11 +375,24 @@ def test_a_trial_has_its_network_and_size_alone(tmp_path):
         'model = dict(backbone=dict(scaling=dict(width=2)))\n'
         "test_pipeline = [dict(type='ResizeEdge', scale=80), dict(type='CenterCrop', crop_size=64)]"
         '\nval_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n')
-    cfg = trials.trial_config(str(tmp_path / 'base.py'), TINY.arch, 32, 2, 0)
+    cfg = trials.trial_config(str(tmp_path / 'base.py'), TINY.arch, 32, 2, 5)
     assert cfg.model.backbone.scaling is None
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[-1].end, cfg.randomness.seed) == (2, 2, 5)
     sizes = [[row.get('scale') or row.get('crop_size') for row in cfg[loader].dataset.pipeline]
              for loader in ('train_dataloader', 'val_dataloader')]
     assert sizes == [[(32, 32), 32, None], [40, 32]]  # half of (64, 64), 64; 80, 64
+
+
+def test_a_config_of_the_users_is_taken_and_not_the_shipped_one_of_its_name(tmp_path, monkeypatch):
+    name = 'quickstart/efficientnet-b0_digits.py'
+    mine = tmp_path / 'configs' / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text(f"_base_ = 'mmeffnet::{name}'\n"
+                    'optim_wrapper = dict(optimizer=dict(lr=0.000123))\n')
+    (tmp_path / 'exp').mkdir()
+    monkeypatch.chdir(tmp_path / 'exp')
+    cfg = trials.trial_config(f'../configs/{name}', TINY.arch, 32, 2, 0)
+    assert cfg.optim_wrapper.optimizer.lr == 0.000123
 
 
 def test_what_goes_with_weights_is_left_out_of_trials(tmp_path, capsys):

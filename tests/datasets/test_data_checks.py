@@ -1,5 +1,6 @@
 """What is refused before a training starts is what the data set would read."""
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,12 @@ from torch import nn
 
 import mmeffnet.datasets  # noqa: F401
 from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
-from mmeffnet.engine.data_checks import check_dataset, data_problem
+from mmeffnet.engine.data_checks import (
+    check_dataset,
+    class_folder,
+    data_problem,
+    list_and_folder,
+)
 from mmeffnet.errors import InputError
 
 
@@ -109,6 +115,29 @@ def test_a_split_is_a_folder_for_imagenet_alone(kind, named, folder):
     problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader')
     assert (problem or '').partition(' exist')[0] == (
         f"loader.dataset.data_prefix: 'data/{named}' does not" if named else '')
+
+
+@pytest.mark.parametrize(('options', 'missing'), [
+    (dict(data_prefix='~/data/train'), ''),
+    (dict(data_root='gone', data_prefix='~/data/train', ann_file='~/list.txt'), 'data_root'),
+    (dict(data_prefix='~/data/gone'), 'data_prefix'),
+    (dict(data_prefix='~/data/train', ann_file='~/gone.txt'), 'ann_file'),
+    (dict(data_prefix=dict(img_path='~/data/train')), 'data_prefix.img_path'),
+    (dict(data_root='~/data/train'), 'data_root')])
+def test_a_home_folder_is_read_where_mmpretrain_reads_it(
+        options, missing, folder, tmp_path, monkeypatch):
+    """That is in ann_file, and in data_prefix unless it is a dict."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    Path('list.txt').write_text('cat/0.png 0\n')
+    dataset = dict(type='mmpretrain.CustomDataset', **options)
+    problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader')
+    assert (problem or '').partition(':')[0] == (missing and f'loader.dataset.{missing}')
+    if missing != 'data_root' or '~' in options['data_root']:
+        with pytest.raises(FileNotFoundError) if missing else nullcontext():
+            DATASETS.build(dataset)
+    read = class_folder(dataset) or list_and_folder(dataset)[1]
+    if str(read)[0] != '~':
+        assert read.parent == tmp_path / 'data'
 
 
 class Named:

@@ -181,6 +181,18 @@ def test_each_run_is_told_apart_and_named(resumed, drawn):
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == [r.name for r in runs]
 
 
+def test_names_of_runs_are_shown_as_they_are(resumed, drawn):
+    """matplotlib leaves out what begins with _, and takes what is between two $ for a formula."""
+    names = ['_warmup', 'lr$1_$2', '_US$ / CA$', 'plain', '_child0']
+    comparison.draw([read_run(resumed, name) for name in names], ['loss', 'accuracy/top1'], None)
+    drawn[0].draw_without_rendering()
+    legend, = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+    assert not any(text.get_parse_math() for text in legend.get_texts())
+    assert [line.get_color() for line in legend.get_lines()] == [
+        line.get_color() for line in drawn[0].axes[0].lines]
+
+
 def test_one_run_without_epochs_puts_all_over_iterations(resumed, tmp_path, drawn):
     other = write(tmp_path, 'other', [line(500), score(0, 5.)], epoch_length=None)
     comparison.draw([read_run(resumed), read_run(other)], ['loss', 'accuracy/top1'], None)

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from peers import TINY
 
 from mmeffnet import VARIANTS, EfficientNet
-from mmeffnet.engine.convert import main
+from mmeffnet.engine.convert import _check, _target, main, parser
 from mmeffnet.errors import InputError
 from mmeffnet.inference.network import build_network
 from mmeffnet.variants import Norm
@@ -100,6 +100,31 @@ def test_a_folder_is_filled_under_the_sources_name(files):
     assert convert('theirs.pth', 'out').name.startswith('theirs-')
 
 
+@pytest.mark.parametrize(('source', 'name'), [
+    ('timm://tf_efficientnet_b0.aa_in1k', 'tf_efficientnet_b0.aa_in1k.pth'),
+    ('runs/model.ckpt-350000', 'model.ckpt-350000.pth'), ('a/best.v2.pth', 'best.v2.pth'),
+    ('https://example.org/b0.safetensors', 'b0.pth'), ('lite://lite0', 'lite0.pth')])
+def test_a_name_in_a_folder_keeps_what_tells_sets_apart(source, name, tmp_path):
+    assert _target(str(tmp_path), source) == tmp_path / name
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'safetensors'])
+def test_a_file_holds_its_tensors_alone_however_they_lay_in_memory(suffix, files):
+    """Parts of a larger one, as of a flat parameter, in channels last."""
+    _, theirs = files
+    flat, state = torch.cat([torch.ones(10 ** 6), theirs['classifier.bias']]), dict(theirs)
+    state['classifier.bias'] = flat[-5:]
+    state['conv_stem.weight'] = theirs['conv_stem.weight'].to(memory_format=torch.channels_last)
+    state['bn1.weight'], state['bn1.bias'] = torch.randn(2, 32)
+    torch.save(state, 'parts.pth')
+    path = convert('parts.pth', f'clean.{suffix}', '--to', 'timm')
+    bare = convert('theirs.pth', f'bare.{suffix}', '--to', 'timm')
+    assert abs(path.stat().st_size - bare.stat().st_size) < 1e4
+    written = load_weights(path).state
+    assert all(torch.equal(written[key], value)
+               for key, value in load_weights('parts.pth').state.items())
+
+
 def test_the_other_library_takes_what_is_written(files):
     timm = pytest.importorskip('timm', reason='timm is a judge, and not installed')
     state = torch.load(convert('theirs.pth', 'x.pth', '--to', 'timm'), weights_only=True)
@@ -117,6 +142,15 @@ def test_the_check_measures_the_outputs(files, capsys):
             for line in lines if 'largest relative difference' in line}
     assert set(gaps) == {'features', 'logits'}
     assert max(gaps.values()) < 1e-10
+
+
+def test_a_file_with_other_tensors_does_not_pass_the_check(files):
+    _, theirs = files
+    saved(theirs, 'other.pth', **{'classifier.bias': theirs['classifier.bias'] + 1})
+    path = convert('other.pth', 'other_clean.pth')
+    args = parser().parse_args(['theirs.pth', 'clean.pth', '--check'])
+    with pytest.raises(InputError, match="pth' differs from 'theirs.pth': head.fc.bias$"):
+        _check(args, path)
 
 
 def test_a_check_that_is_off_would_show(files):
@@ -246,10 +280,11 @@ def test_other_layers_of_a_variant_are_kept_by_our_keys_alone(options, lost, her
     error = fails(capsys, '--to', 'timm', 'custom.pth', 'clean.pth')
     assert 'tensors of normalisation or activation: backbone.layers.0.' in error
     assert 'no network of timm has these: only --to mmeffnet is possible' in error
-    written = load_weights(convert('custom.pth', 'clean.pth')).state
-    state = load_weights('custom.pth').state
-    assert written.keys() == state.keys()
-    assert all(torch.equal(written[key], state[key]) for key in state)
+    for to in ('mmeffnet', 'mmpretrain'):  # the latter has our keys
+        written = load_weights(convert('custom.pth', f'{to}.pth', '--to', to, '--padding', 'same'))
+        state = load_weights('custom.pth').state
+        assert written.state.keys() == state.keys()
+        assert all(torch.equal(written.state[key], state[key]) for key in state)
     custom(name='part.pth', without=[f'backbone.{lost}'], **options)
     assert f'lacks 1 of its tensors: backbone.{lost}' in fails(capsys, 'part.pth', 'clean.pth')
 
@@ -324,7 +359,10 @@ def test_a_library_that_computes_something_else_is_refused(source, to, match, fi
     # What our own file states of itself is known too.
     assert match in fails(capsys, convert('b0.pth', 'clean.pth'), 'again.pth', '--to', to)
     convert('b0.pth', 'timm.pth', '--to', 'timm')
-    convert('b0.pth', 'same.pth', '--to', {'lukemelas': 'mmpretrain'}.get(source, source))
+    own = convert('b0.pth', 'same.pth', '--to', {'lukemelas': 'mmpretrain'}.get(source, source))
+    # mmpretrain's keys tell neither: the file says both.
+    assert (load_weights(own).padding, load_weights(own).eps) == (
+        ('same', 1e-3) if source == 'lukemelas' else ('symmetric', 1e-5))
 
 
 @pytest.fixture
@@ -364,6 +402,18 @@ def test_a_network_that_pads_otherwise_shows_in_the_check(b0):
     assert "of torchvision's efficientnet_b0: largest relative difference from timm's tf_" in logits
 
 
+def test_what_another_library_loads_is_what_the_file_holds(b0):
+    from dataclasses import replace
+
+    from mmeffnet.engine.judges import differences
+    source = replace(load_weights('b0.pth'), stated=dict(padding='symmetric', eps=1e-5))
+    state = to_layout(source.state, source.arch, 'torchvision')
+    state['classifier.1.bias'] = state['classifier.1.bias'] + 1
+    *_, features, logits = differences(source, source, 'torchvision', state)
+    gaps = [float(line.split(' (')[0].split()[-1]) for line in (features, logits)]
+    assert gaps[0] < 1e-10 < 1e-2 < gaps[1]
+
+
 def test_a_given_padding_stays_with_the_file_and_does_not_go_against_it(b0, capsys):
     for to in ('mmeffnet', 'timm'):
         convert('b0.pth', f'{to}.pth', '--to', to)
@@ -373,6 +423,21 @@ def test_a_given_padding_stays_with_the_file_and_does_not_go_against_it(b0, caps
     assert f"--padding same: '{path}' was trained with padding symmetric, which" in fails(
         capsys, path, 'other.pth', '--padding', 'same')
     convert(path, 'theirs.pth', '--to', 'torchvision', '--padding', 'symmetric')
+
+
+@pytest.mark.parametrize(('to', 'padding', 'eps', 'usual'), [
+    ('timm', 'same', 0.01, 1e-3), ('torchvision', 'symmetric', 1e-3, 1e-5),
+    ('mmpretrain', 'same', 1e-5, 1e-3)])
+def test_another_eps_alone_is_enough_to_be_refused(to, padding, eps, usual, b0, capsys):
+    state = load_weights('b0.pth').state
+    torch.save(dict(state_dict=state, meta=dict(mmeffnet_weights='0', eps=eps)), 'stated.pth')
+    arguments = ['stated.pth', 'clean.pth', '--padding', padding]
+    assert (f"'stated.pth' has padding {padding} and BatchNorm eps {eps}, and the network of {to} "
+            f'padding {padding} and BatchNorm eps {usual}: ') in fails(
+        capsys, *arguments, '--to', to)
+    # A padding that is given brings its eps where the file states none.
+    weights = load_weights(convert(*arguments))
+    assert (weights.padding, weights.eps) == (padding, eps)
 
 
 def _shapes(tensors):

@@ -1,4 +1,7 @@
 """The file that tools/test.py writes into."""
+import errno
+import tempfile
+
 import mmengine
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ import torch
 from small_files import small_files
 
 from mmeffnet.engine import results
-from mmeffnet.errors import RunError
+from mmeffnet.errors import InputError, RunError
 
 METRICS = {'confusion_matrix/result': torch.tensor([[3, 1], [0, 4]]), 'top1': np.float32(87.5),
            'per class': (np.array([75., 100.]), {'loss': torch.tensor(0.25)}), 'name': 'x'}
@@ -45,6 +48,20 @@ def test_predictions_are_the_ones_that_were_made(tmp_path):
     metric.process(None, PREDICTIONS)
     assert metric.evaluate(3) == {}
     assert mmengine.load(path) == PREDICTIONS
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_test(tmp_path, monkeypatch):
+    (tmp_path / 'old.pkl').mkdir()
+    with pytest.raises(InputError, match="old.pkl' is a folder: name a file"):
+        results.check_output(str(tmp_path / 'old.pkl'), 'pred')
+    results.check_output(str(tmp_path / 'new.pkl'), 'pred')
+    assert [path.name for path in tmp_path.iterdir()] == ['old.pkl']
+
+    def refused(dir):  # noqa: A002
+        raise PermissionError(errno.EACCES, 'Permission denied')
+    monkeypatch.setattr(tempfile, 'TemporaryFile', refused)
+    with pytest.raises(InputError, match="new.pkl' cannot be written: Permission denied"):
+        results.check_output(str(tmp_path / 'new.pkl'), 'pred')
 
 
 @pytest.mark.parametrize('before', [True, False])

@@ -1,4 +1,4 @@
-"""What --cfg-options may set, and what it cannot write."""
+"""What --cfg-options may set, and what it cannot write; where --work-dir lies."""
 import pytest
 
 from mmeffnet.engine import cli
@@ -32,3 +32,12 @@ def test_keys_of_dicts_and_names_in_their_place_are_set(tiny_config):
     assert cfg.val_cfg is None
     assert cfg.custom_hooks == cfg.param_scheduler == []
     assert cfg.visualizer.vis_backends == 'WandbVisBackend'
+
+
+@pytest.mark.parametrize(('given', 'meant'), [
+    ('~/x', '/home/me/x'), ('~', '/home/me'), ('runs/~x', 'runs/~x'), ('./~/x', './~/x')])
+def test_a_work_dir_in_the_home_folder_lies_there(given, meant, monkeypatch):
+    """Of --work-dir=~/x bash leaves the ~ as it is."""
+    monkeypatch.setenv('HOME', '/home/me')
+    for parser, more in ((cli.train_parser(), []), (cli.test_parser(), ['x.pth'])):
+        assert cli.parse(parser, ['x.py', *more, f'--work-dir={given}']).work_dir == meant

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from line_runs import start
+from line_runs import LOOPS, start
 from matplotlib.figure import Figure
 
 from mmeffnet.engine import pictures, plots
@@ -36,6 +36,23 @@ def test_the_learning_curve_shows_loss_accuracy_and_rate_over_epochs(drawn, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ['curve.png']
 
 
+def test_a_history_that_has_lost_its_first_steps_ends_where_the_run_is(drawn, tmp_path):
+    """MMEngine keeps the last million."""
+    plots.learning_curve({'train/loss': (np.ones(40), None)}, 10, tmp_path / 'curve.png', done=90)
+    x = drawn[0].axes[0].lines[0].get_xdata()
+    assert (x[0], x[-1]) == (5.1, 9)
+
+
+def test_a_loss_that_is_not_finite_is_a_gap_and_not_the_end_of_the_curve(drawn, tmp_path):
+    losses = np.ones(40)
+    losses[[9, 12]] = np.nan, np.inf  # steps that max_skips let the run go on after
+    plots.learning_curve({'train/loss': (losses, None)}, 10, tmp_path / 'curve.png')
+    for line in drawn[0].axes[0].lines:
+        assert line.get_xydata().shape == (38, 2)
+        assert (line.get_ydata() == 1).all()
+        assert line.get_xdata()[-1] == 4
+
+
 def test_validations_are_drawn_at_the_epochs_they_were_made(drawn, tmp_path):
     scalars = {'train/loss': (np.ones(60), None), 'val/accuracy/top1': (np.array([80., 50.]), None),
                plots.VALIDATED: (np.array([5., 6.]), None)}
@@ -44,13 +61,15 @@ def test_validations_are_drawn_at_the_epochs_they_were_made(drawn, tmp_path):
     assert drawn[0].axes[1].lines[0].get_xdata().tolist() == [5, 6]
 
 
-def test_every_checkpoint_knows_the_epochs_of_its_validations(tmp_path, monkeypatch):
+@pytest.mark.parametrize('kind', LOOPS)
+def test_every_checkpoint_knows_the_epochs_of_its_validations(kind, tmp_path, monkeypatch):
     """It is written once more after its validation, and before anything is drawn."""
     for method in ('_draw_curve', '_collect'):  # a line has neither labels nor a need of pictures
         monkeypatch.setattr(pictures.PicturesHook, method, lambda *_: None)
-    start(tmp_path, accident=pictures.PicturesHook())
+    start(tmp_path, kind, pictures.PicturesHook())
     for epoch in range(1, 5):
-        hub = torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=True)['message_hub']
+        name = f'epoch_{epoch}.pth' if kind == 'epochs' else f'iter_{4 * epoch}.pth'
+        hub = torch.load(tmp_path / name, weights_only=True)['message_hub']
         epochs, scores = (hub['log_scalars'][name]['history'].tolist()
                           for name in (plots.VALIDATED, 'val/score'))
         assert epochs == [*range(1, epoch + 1)]
@@ -82,6 +101,18 @@ def test_classes_are_called_by_their_first_synonym_where_it_tells_them_apart(
     assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == shown
 
 
+def test_names_with_dollars_are_drawn_as_they_are(drawn, tmp_path):
+    """matplotlib takes what is between two of them for a formula, which may be none."""
+    classes = ['$5_$10', 'US$ / CA$', r'a\$b']
+    plots.confusion_matrix([(0, 0), (1, 1)], classes, tmp_path / 'confusion.png')
+    plots.learning_curve({'train/loss': (np.ones(20), None),
+                          'val/$5_$10_precision': (np.ones(2), None)}, 10, tmp_path / 'curve.png')
+    matrix, curve = drawn[0].axes[0], drawn[1].axes[1]
+    labels = [*matrix.get_xticklabels(), *matrix.get_yticklabels(), curve.yaxis.label]
+    assert [label.get_text() for label in labels] == [*classes, *classes, '$5_$10_precision']
+    assert not any(label.get_parse_math() for label in labels)
+
+
 @pytest.mark.parametrize(('name', 'title'), [
     ('loss', 'Validation, best 0.20 in epoch 2'), ('mIoU', 'Validation, best 0.50 in epoch 3')])
 def test_of_losses_the_best_is_the_lowest_and_of_finite_numbers_alone(name, title, drawn, tmp_path):
@@ -102,13 +133,13 @@ def sample(true, predicted):
     return DataSample().set_gt_label(true).set_pred_label(torch.tensor(predicted).view(-1))
 
 
-def draw_epoch(samples, folder):
+def draw_epoch(samples, folder, **options):
     """Test with two classes; what the hook says."""
     lines = []
     data = type('Data', (list, ), dict(metainfo=dict(classes=('a', 'b'))))(samples)
     runner = SimpleNamespace(work_dir=str(folder), logger=SimpleNamespace(info=lines.append),
                              test_dataloader=SimpleNamespace(dataset=data))
-    hook = pictures.PicturesHook()
+    hook = pictures.PicturesHook(**options)
     hook.before_test_epoch(runner)
     hook.after_test_iter(runner, 0, outputs=samples)
     hook.after_test_epoch(runner)
@@ -118,7 +149,13 @@ def draw_epoch(samples, folder):
 def test_the_hook_draws_what_was_predicted_and_says_where(drawn, tmp_path):
     lines = draw_epoch([sample(0, 0), sample(1, 0), sample(1, 1)], tmp_path)
     assert drawn[0].axes[0].get_title() == '2 of 3 right (66.67 %)'
+    assert drawn[0].axes[0].images[0].get_array().tolist() == [[100, 0], [50, 50]]  # rows are true
     assert lines == [f'Picture: {tmp_path / "confusion_matrix.png"}']
+
+
+def test_a_confusion_matrix_that_is_not_wanted_is_not_drawn(drawn, tmp_path):
+    assert draw_epoch([sample(0, 0), sample(1, 1)], tmp_path, confusion=False) == []
+    assert drawn == []
 
 
 @pytest.mark.parametrize(('true', 'predicted'), [([0, 1], [1]), ([1], []), ([1], [0, 1])])

@@ -98,6 +98,22 @@ def test_whatever_ends_a_run_takes_the_bar_away(tmp_path):
     assert re.findall(r'\x1b\[\?25[lh]', seen)[:2] == ['\x1b[?25l', '\x1b[?25h']
 
 
+def test_without_any_output_nothing_is_shown(monkeypatch):
+    """Python has none where a shell has closed it, as >&- does."""
+    monkeypatch.setattr(sys, 'stdout', None)
+    hook = ProgressHook()
+    runner = SimpleNamespace(max_iters=10, iter=0, val_dataloader=[1, 2], test_dataloader=[1])
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    hook.before_val(runner)
+    hook.after_val_iter(runner, 0)
+    hook.after_val(runner)
+    hook.after_train(runner)
+    hook.before_test(runner)
+    hook.after_test_iter(runner, 0)
+    hook.after_test(runner)
+
+
 @pytest.mark.parametrize(('terminal', 'kind', 'enable'), [
     (False, 'xterm', True), (True, 'dumb', True), (True, 'xterm', False)])
 def test_nothing_is_shown_elsewhere_or_if_it_is_not_wanted(terminal, kind, enable, capsys,

@@ -5,12 +5,13 @@ import pytest
 import torch
 from line_runs import LOOPS, Accident, kill, same, seen, start, terminate
 from mmengine.dataset import BaseDataset
-from mmengine.hooks import EarlyStoppingHook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner, loops
 from mmengine.runner.utils import calc_dynamic_intervals
 
+from mmeffnet.engine import loop
 from mmeffnet.engine import recipe as recipes
 from mmeffnet.engine.accumulation import waiting
 from mmeffnet.engine.history import read_run
@@ -51,6 +52,25 @@ def test_a_step_that_sigterm_ended_owes_its_validation(whole, tmp_path):
     assert validations(tmp_path) in ([1], [4])
     start(tmp_path, kind, load_from=str(newest_checkpoint(tmp_path)))
     assert same(seen(tmp_path), expected)
+
+
+def test_an_epoch_goes_on_at_its_place_or_starts_anew_where_it_has_other_batches(tmp_path,
+                                                                                 monkeypatch):
+    class Places(Hook):
+        def after_train_iter(self, runner, batch_idx, **_):
+            places.append(batch_idx)
+
+    places, lines = [], []
+    start(tmp_path, accident=Accident(6, terminate, 'after_train_iter'))
+    stopped = str(newest_checkpoint(tmp_path))
+    assert torch.load(stopped, weights_only=True)['within_epoch'] == dict(done=2, of=4)
+    start(tmp_path / 'on', accident=Places(), load_from=stopped)
+    assert places == [2, 3, *range(4), *range(4)]
+    monkeypatch.setattr(loop, 'print_log', lambda line, *_, **__: lines.append(line))
+    start(tmp_path / 'anew', load_from=stopped, train_dataloader={**SMALL, 'batch_size': 1})
+    assert lines == ['The epoch had 4 batches when it was saved and has 8 now: it starts anew']
+    last = torch.load(newest_checkpoint(tmp_path / 'anew'), weights_only=True)
+    assert last['meta']['iter'] == 6 + 3 * 8
 
 
 def test_a_validation_that_was_made_late_is_not_made_again(whole, tmp_path):
@@ -145,7 +165,8 @@ def test_without_validation_or_record_none_is_made(old, changes, whole, tmp_path
 
 @pytest.mark.parametrize(('loop', 'due'), [
     (dict(), [1, 2, 3, 4, 5]), (dict(val_begin=3), [3, 4, 5]), (dict(val_interval=2), [2, 4, 5]),
-    (dict(val_interval=3, dynamic_intervals=[(4, 1)]), [3, 4, 5]), (dict(val_cfg=None), [])])
+    (dict(val_interval=3, dynamic_intervals=[(4, 1)]), [3, 4, 5]),
+    (dict(val_interval=3, dynamic_intervals=[(3, 1)]), [2, 3, 4, 5]), (dict(val_cfg=None), [])])
 def test_what_is_due_is_what_the_loop_does(loop, due):
     runner = SimpleNamespace(val_loop=loop.pop('val_cfg', 'one'))
     loop = dict(val_begin=1, val_interval=1, dynamic_intervals=None) | loop

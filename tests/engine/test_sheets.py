@@ -56,10 +56,35 @@ def test_found_and_true_boxes_are_drawn_in_their_colours(photograph, tmp_path):
     assert has(pixels(tmp_path), YELLOW)
 
 
+def test_a_photograph_of_a_phone_is_turned_as_the_pipeline_turns_it(tmp_path):
+    image, exif = Image.new('RGB', (60, 40), (GRAY, ) * 3), Image.Exif()
+    exif[0x0112] = 6  # lies on its side: upright it is 40 x 60
+    image.save(tmp_path / 'phone.jpg', exif=exif)
+    truth = torch.zeros(1, 60, 40, dtype=torch.long)
+    sample = BaseDataElement(metainfo=dict(img_path=str(tmp_path / 'phone.jpg')),
+                             gt_sem_seg=PixelData(data=truth),
+                             pred_sem_seg=PixelData(data=truth + 1))
+    sheets.draw_sheet([sample], dict(classes=('a', 'b'), palette=[BLUE, YELLOW]),
+                      tmp_path / 'predictions.png')
+    assert has(pixels(tmp_path), YELLOW)
+
+
 def test_boxes_of_low_score_are_not_drawn(photograph, tmp_path):
     hook = HOOKS.build(dict(type='mmeffnet.PredictionSheetHook', score=0.5))
     run(hook, runner(tmp_path, classes=('a', 'b')), [detection(photograph, score=0.4)])
     assert not has(pixels(tmp_path), BLUE)
+
+
+def test_names_with_dollars_are_drawn_as_they_are(photograph, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(sheets, 'save_figure', lambda figure, path: figures.append(figure))
+    path = photograph.rename(tmp_path / 'US$_$b.png')
+    sheets.draw_sheet([detection(path)], dict(classes=('a', '$5_$10')), tmp_path / 'sheet.png')
+    figures[0].draw_without_rendering()
+    axes = figures[0].axes[0]
+    names = [axes.title, *axes.texts]
+    assert [text.get_text() for text in names] == ['US$_$b.png', '$5_$10 0.90']
+    assert not any(text.get_parse_math() for text in names)
 
 
 def test_only_the_first_pictures_are_kept(photograph, tmp_path, monkeypatch):

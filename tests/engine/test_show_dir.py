@@ -1,16 +1,21 @@
 """Pictures of predictions go where --show-dir says, by each project's own hook."""
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from downstream import need
 from mmengine.registry import HOOKS, VISUALIZERS, init_default_scope
+from mmengine.structures import InstanceData
 from PIL import Image
 
-from mmeffnet.engine import adjust, cli
+from mmeffnet.engine import adjust, cli, run
 from mmeffnet.engine.config import load_config
+
+NAMES = ('$5_$10', 'US$ / CA$')  # of classes, which are no formulas
 
 
 @pytest.mark.parametrize(('project', 'config', 'sample'), [
@@ -40,3 +45,37 @@ def test_the_hook_of_each_project_draws(project, config, sample, flag, configs, 
             f'{project}.structures'), sample)(metainfo=dict(img_path='0.png'))])
     written = [*shown.rglob('*.png')]
     assert (waited, len(written)) == (([], 1) if flag == '--show-dir' else ([2], 0))
+
+
+@pytest.mark.parametrize(('project', 'config', 'draw'), [
+    ('mmpretrain', 'efficientnet-b0_digits.py', 'visualize_cls'),
+    ('mmdet', 'retinanet_effb0_digits.py', 'add_datasample')])
+def test_names_of_classes_are_drawn_as_they_are(project, config, draw, configs, tmp_path,
+                                                monkeypatch):
+    need(project, 'skimage')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(matplotlib.rcParams, 'text.parse_math', True)  # as it was, afterwards
+    args = cli.parse(cli.test_parser(), [
+        str(configs / 'quickstart' / config), 'x.pth', '--show-dir', 'shown'])
+    cfg = run._prepare(args)
+    adjust.for_testing(cfg, args)
+    init_default_scope(project)
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=tmp_path.name))
+    visualizer.dataset_meta = dict(classes=NAMES)
+    texts = []
+    if project == 'mmdet':
+        from mmdet.structures import DetDataSample
+        sample = DetDataSample(pred_instances=InstanceData(
+            bboxes=torch.tensor([[2., 2., 20., 20.]] * 2), labels=torch.tensor([0, 1]),
+            scores=torch.tensor([.9, .9])))
+    else:
+        from mmpretrain.structures import DataSample
+        sample = DataSample().set_gt_label(0).set_pred_label(1)
+    write = visualizer.ax_save.text
+    monkeypatch.setattr(visualizer.ax_save, 'text', lambda *args, **given: texts.append(
+        write(*args, **given)))
+    getattr(visualizer, draw)(name='0', image=np.zeros((64, 64, 3), np.uint8),
+                              data_sample=sample, out_file='0.png')
+    assert Path('0.png').is_file()
+    assert not any(text.get_parse_math() for text in texts)
+    assert all(any(name in text.get_text() for text in texts) for name in NAMES)

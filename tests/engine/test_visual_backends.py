@@ -1,15 +1,17 @@
 """Where the curves of a run go: TensorBoard by itself, others by one line of a config."""
 import json
+import logging
 import sys
 from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmeffnet.engine import config as configs
 from mmeffnet.engine import visualizer
-from mmeffnet.engine.vis_backends import WITHOUT_TENSORFLOW
+from mmeffnet.engine.vis_backends import WITHOUT_TENSORFLOW, _reopen_logs
 from mmeffnet.engine.visualizer import RunVisualizer
 from mmeffnet.errors import InputError
 
@@ -82,6 +84,19 @@ def test_one_line_of_a_config_sends_a_run_to_mlflow(shown_run, monkeypatch):
 def test_the_log_goes_on_beside_the_other_libraries(shown_run):
     log, = shown_run[0].glob('*/*.log')  # importing MLflow closes it
     assert 'Checkpoints and logs' in log.read_text()
+
+
+def test_a_log_that_a_library_has_closed_goes_on_after_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(MMLogger, '_instance_dict', MMLogger._instance_dict.copy())
+    logger = MMLogger.get_instance('closed', log_file=str(tmp_path / 'closed.log'))
+    logger.info('before')
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.close()  # as importing MLflow does
+    _reopen_logs()
+    logger.info('after')
+    assert [line.rpartition(' - ')[2] for line in (tmp_path / 'closed.log').read_text().split('\n')
+            if line] == ['before', 'after']
 
 
 def test_a_test_leaves_no_empty_run_in_tensorboard(tmp_path):

@@ -23,7 +23,7 @@ from mmeffnet.arch import Arch
 from mmeffnet.datasets.digit_images import digit_images
 from mmeffnet.engine import cli as engine_cli
 from mmeffnet.engine import run
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, RunError
 from mmeffnet.export import check, cli, formats, graph, quantize, runtime
 from mmeffnet.export.evaluation import take_over
 from mmeffnet.plugin import MIM, config_path
@@ -156,6 +156,12 @@ def test_half_precision_is_half_as_large_and_close(kind, folder, capsys):
     assert runtime.open_exported(half)[1]['precision'] == 'float16'
 
 
+def test_logits_of_half_precision_are_float32(folder):
+    network = classifier_of(folder, *TINY_FILES).deployed(False, half=True)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float16}
+    assert network(torch.zeros(1, 3, SIZE, SIZE)).dtype == torch.float32
+
+
 @ONNX
 def test_a_fixed_graph_has_no_arithmetic_of_shapes_and_no_folded_batchnorm(folder):
     """C60 and C61."""
@@ -191,6 +197,21 @@ def test_int8_is_a_quarter_and_tells_what_is_lost(folder, capsys):
     assert re.search(r'best class equal on \d of 8 pictures', capsys.readouterr().out)
     assert 'QuantizeLinear' in ops(path)
     assert runtime.open_exported(path)[1]['precision'] == 'int8'
+
+
+@ONNX
+@pytest.mark.filterwarnings('ignore')
+def test_weights_of_8_bits_have_seven_and_a_scale_for_each_channel(folder):
+    """The products of two of eight overflow 16 bits, where a processor adds them up in these."""
+    import onnx
+    path = export(folder, 'onnx', 'seven', '--int8', '--calib', 'pictures', of=TINY_FILES)
+    found = {one.name: onnx.numpy_helper.to_array(one)
+             for one in onnx.load(str(path)).graph.initializer}
+    kernels = [one for name, one in found.items() if one.dtype == 'int8' and one.ndim == 4]
+    assert kernels
+    assert max(abs(kernel.astype(int)).max() for kernel in kernels) == 64
+    scales = {scale.size for name, scale in found.items() if 'scale' in name and scale.ndim}
+    assert {len(kernel) for kernel in kernels} <= scales
 
 
 def line(capsys, *argv, code=2, of=('small.py', 'b0.pth')):
@@ -242,6 +263,23 @@ def test_a_network_that_gives_only_zeros_is_itself(folder):
         parameter.zero_()
     (row, ) = check.compare(classifier.network, classifier, False, check.real_pictures())
     assert row.difference == 0
+
+
+@pytest.mark.parametrize('change', [
+    lambda logits: logits - 1e-3 * logits.abs().max(), lambda logits: logits * torch.nan],
+    ids=['less', 'nan'])
+def test_logits_a_little_off_and_no_numbers_are_refused(folder, change):
+    classifier = classifier_of(folder, *TINY_FILES)
+    with pytest.raises(RunError, match='is not the network: at 65 x 65 px'):
+        check.compare(lambda images: change(classifier.network(images)), classifier, False,
+                      check.real_pictures())
+
+
+def test_what_8_bits_lose_is_counted_in_the_classes_of_the_file(folder):
+    classifier = classifier_of(folder, *TINY_FILES)
+    (row, ) = check.compare(lambda images: -classifier.network(images), classifier, False,
+                            check.real_pictures(), precision='int8')
+    assert (row.same_class, row.pictures, row.allowed) == (0, 2, None)
 
 
 def test_another_neck_is_named_and_not_taken_for_a_mean(folder, capsys):
@@ -301,12 +339,21 @@ AS_IT_IS = dict(type='PILToNumpy')
 @pytest.mark.parametrize(('dataset', 'rgb'), [
     (dict(pipeline=pipeline()), False), (dict(pipeline=pipeline(TO_RGB, AS_IT_IS)), True),
     (dict(pipeline=pipeline(TO_RGB, TO_BGR)), False), (dict(type='CIFAR10'), True),
+    (dict(pipeline=pipeline(dict(type='NumpyToPIL', to_rgb=True),
+                            dict(type='ToNumpy', to_bgr=True))), False),
     (dict(type='CIFAR10', pipeline=pipeline()), False),
     (dict(pipeline=pipeline(imdecode_backend='tifffile')), True), (None, False),
     (dict(type='KFoldDataset', dataset=dict(type='CIFAR10')), True), (dict(type=CIFAR100), True),
     (dict(type='ConcatDataset', datasets=[dict(pipeline=pipeline()), dict()]), False)])
 def test_the_order_of_images_is_followed_through_the_pipeline(dataset, rgb):
     assert runtime.gives_rgb(dict(test_dataloader=dict(dataset=dataset))) is rgb
+
+
+@pytest.mark.parametrize('turns', [False, True])
+def test_the_order_that_mmengines_own_preprocessor_gives_is_known(turns):
+    from mmengine.model import ImgDataPreprocessor
+    preprocessor = ImgDataPreprocessor(bgr_to_rgb=turns)
+    assert [runtime.takes_bgr(preprocessor, rgb) for rgb in (False, True)] == [not turns, turns]
 
 
 @pytest.mark.parametrize(('one', 'words'), [
@@ -657,7 +704,9 @@ def test_a_file_that_does_not_run_is_named(folder, capsys):
     (['--out', 'x.pt2'], 'a file of --format onnx ends with .onnx'),
     (['--dynamic', 'width'], "--dynamic 'width' must be of batch and size"),
     (['--size', '1', '2', '3'], 'give a height and a width in pixels'),
+    (['--size', '0'], '--size 0: give a height and a width in pixels'),
     (['--int8'], '--int8 and --calib FOLDER belong together'),
+    (['--int8', '--calib', 'pictures', '--dynamic', 'size'], 'for images of one size'),
     (['--format', 'torchscript', '--int8', '--calib', 'pictures'], 'written as --format onnx'),
     (['--pictures', 'nowhere'], "--pictures 'nowhere' is no folder"),
     (['--out', 300 * 'x' + '.onnx'], 'cannot be written: File name too long'),
@@ -727,10 +776,23 @@ def test_a_file_of_images_as_they_are_is_evaluated(folder):
 
 @pytest.mark.parametrize(('options', 'words'), [
     ('data_preprocessor.mean=[0,0,0]', 'was exported for images with mean'),
+    ('data_preprocessor.std=[1,1,1]', 'was exported for images with std'),
     ('model.head.num_classes=9', 'has 8 classes and the config has 9')])
 def test_a_file_and_a_config_that_do_not_fit_are_named(folder, capsys, options, words):
     path = export(folder, 'torchscript', 'misfit', of=TINY_FILES)
     assert words in evaluated(capsys, str(path), '--cfg-options', options)
+
+
+def test_a_traced_file_says_that_it_is_open_and_is_evaluated_at_another_size(folder):
+    path = export(folder, 'torchscript', 'traced', '--size', '97', of=TINY_FILES)
+    assert runtime.open_exported(path)[1]['dynamic'] == ['batch', 'size']
+    results = []
+    for weights in ('tiny.pth', str(path)):
+        run.test(engine_cli.parse(engine_cli.test_parser(), [
+            'tiny.py', weights, '--work-dir', 'x', '--out', 'traced.json', '--out-item',
+            'metrics']))
+        results.append(json.loads(Path('traced.json').read_text()))
+    assert results[0] == results[1]
 
 
 def test_a_file_for_another_size_says_so(folder, capsys):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_tool
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 from test_predictor import random_weights
 from torch import nn
@@ -119,6 +120,22 @@ def test_a_class_can_be_asked_for(small, picture):
 
 
 @needs_library
+def test_the_map_is_that_of_the_weights_of_the_class_and_its_share_its_own(small, picture):
+    """Behind a mean and a linear layer Grad-CAM is CAM (Zhou and others, 2016)."""
+    from mmeffnet.inference.maps import explain
+    one, = explain(picture, small, wanted=3)
+    tensor = small.settings.tensor(picture)[None]
+    with torch.no_grad():
+        maps = small.model.backbone(tensor)[-1][0]
+        shares = small.model(tensor).softmax(1)[0]
+    cam = torch.einsum('c,chw->hw', small.model.head.fc.weight[3], maps).clamp(min=0)
+    expected = Image.fromarray(cam.numpy()).resize((64, 64), Image.Resampling.BILINEAR)
+    assert np.corrcoef(np.asarray(expected).ravel(), one.heat.ravel())[0, 1] > 0.99
+    assert one.prediction.probability == pytest.approx(shares[3].item())
+    assert one.best.probability == pytest.approx(shares.max().item())
+
+
+@needs_library
 @pytest.mark.parametrize('networks', [1, 3, 5])
 def test_the_figure_has_a_panel_for_each_network(small, picture, networks, tmp_path):
     from mmeffnet.inference.figure import draw_figure
@@ -146,11 +163,62 @@ def test_titles_of_the_figure_do_not_overlap(small, picture):
     one = replace(one, title='EfficientNet-EdgeTPU-S', best=Prediction(1, 'W' * 99, 0.9),
                   prediction=Prediction(0, 'wwwwwwwwwwwwwwwww mmmmmmmmm, m' * 4, 0.0001))
     figure = draw_figure(picture.resize((20, 900)), [one] * 4)
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [text.get_window_extent(renderer) for text in figure.texts]
     for number, box in enumerate(boxes):
         assert box.x1 <= figure.bbox.x1
         assert not any(box.overlaps(other) for other in boxes[:number])
+
+
+def explanation(heat, box, wanted=0):
+    from mmeffnet.inference.maps import Explanation
+    from mmeffnet.inference.predictor import Prediction
+    return Explanation('title', 'source', Prediction(wanted, 'asked', 0.25),
+                       Prediction(0, 'first', 0.5), heat, box)
+
+
+def test_a_map_lies_over_the_part_that_it_is_of_in_the_colours_of_the_scale():
+    """The network saw the white quarter; hot places are bright in the scale and above a map."""
+    from mmeffnet.inference.figure import draw_figure
+    picture = Image.new('RGB', (80, 40), 'black')
+    picture.paste('white', (0, 20, 20, 40))
+    heat = np.zeros((8, 8), np.float32)
+    heat[:, 4:] = 1
+    figure = draw_figure(picture, [explanation(heat, (0, 20, 20, 40))])
+    photograph, shown, scale = figure.axes
+    pixels = np.asarray(shown.images[0].get_array())
+    assert pixels[60:, 10].min() > 0.6  # white under the darkest colour
+    assert pixels[200, -60] == pytest.approx(  # a third of the white is left
+        0.3 + 0.7 * np.array([252, 255, 164]) / 255, abs=0.02)
+    top, bottom = np.asarray(scale.images[0].get_array())[[0, -1], 0].sum(-1)
+    assert top > bottom + 1
+    words = {text.get_text(): text.get_position()[1] for text in scale.texts}
+    assert words['none'] < words['half'] < words['most']
+    frame = photograph.patches[0].get_bbox()
+    assert (frame.x0, frame.y0, frame.x1, frame.y1) == (0, 20, 20, 40)
+    assert tuple(photograph.images[0].get_extent()) == (0, 80, 40, 0)  # rows are counted from above
+
+
+@pytest.mark.parametrize(('wanted', 'share'), [(0, '25.0 %'), (1, '25.0 %, best: first')])
+def test_the_best_class_is_named_where_another_was_asked_for(wanted, share):
+    from mmeffnet.inference.figure import draw_figure
+    one = explanation(np.zeros((8, 8), np.float32), (0, 0, 8, 8), wanted)
+    titles = [text.get_text() for text in draw_figure(Image.new('RGB', (8, 8)), [one]).texts]
+    assert titles[-3:] == ['title', 'asked', share]
+
+
+@pytest.mark.parametrize('name', ['$5_$10', 'US$ / CA$'])
+def test_names_with_dollars_are_drawn_as_they_are(name):
+    from dataclasses import replace
+
+    from mmeffnet.inference.figure import draw_figure
+    from mmeffnet.inference.predictor import Prediction
+    one = explanation(np.zeros((8, 8), np.float32), (0, 0, 8, 8))
+    one = replace(one, title=f'{name}.pth', prediction=Prediction(0, name, 0.25))
+    figure = draw_figure(Image.new('RGB', (8, 8)), [one])
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.texts[-3:-1]] == [f'{name}.pth', name]
+    assert not any(text.get_parse_math() for text in figure.texts)
 
 
 @pytest.mark.parametrize('box', [(0, 0, 1, 1), (-0.4, 0.2, 1.3, 0.8)])
@@ -161,7 +229,7 @@ def test_one_pixel_can_be_drawn(box):
     best = Prediction(0, 'name', 1.0)
     figure = draw_figure(Image.new('RGB', (1, 1)), [
         Explanation('title', 'source', best, best, np.zeros((8, 8), np.float32), box)])
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     assert len(figure.axes) == 3  # photograph, map, scale
     assert np.asarray(figure.canvas.buffer_rgba()).std() > 1
 

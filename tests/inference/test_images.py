@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmeffnet.inference import images
+from mmeffnet.inference.files import collect
 from mmeffnet.inference.images import ImageError, as_image, read_image
 
 
@@ -142,6 +143,19 @@ def test_one_pixel_is_a_picture(tmp_path):
     assert read_image(saved(tmp_path, Image.new('RGB', (1, 1), 'red'), 'a.png')).size == (1, 1)
 
 
+@pytest.mark.parametrize('suffix', [
+    'jpg', 'jpeg', 'jfif', 'png', 'apng', 'webp', 'gif', 'bmp', 'dib', 'tif', 'tiff', 'avif', 'jp2',
+    'ppm', 'pgm', 'ico'])
+def test_every_kind_of_file_is_read_and_found_in_a_folder(tmp_path, suffix):
+    if Image.registered_extensions().get(f'.{suffix}') not in Image.SAVE:
+        pytest.skip('Pillow was built without it')
+    path = saved(tmp_path, Image.new('L' if suffix == 'pgm' else 'RGB', (32, 32), 'white'),
+                 f'a.{suffix.upper()}')
+    assert np.allclose(corner(path), 255, atol=3)
+    (found, _), = collect([tmp_path], tmp_path / 'out').pictures
+    assert found == path
+
+
 def test_the_content_decides_and_not_the_suffix(tmp_path):
     path = saved(tmp_path, Image.new('RGB', (4, 4), 'red'), 'a.png')
     assert corner(path.rename(tmp_path / 'a.jpg')) == (255, 0, 0)
@@ -252,6 +266,13 @@ def test_damage_raises_no_other_error(tmp_path, name):
             message = str(error)
         assert message.startswith(str(path)) or not message
         assert '\n' not in message
+
+
+def test_a_picture_of_the_caller_above_the_limit_is_refused(monkeypatch):
+    monkeypatch.setattr(images, 'MOST_PIXELS', 100)
+    assert as_image(Image.new('L', (10, 10))).size == (10, 10)
+    with pytest.raises(ImageError, match='PIL image: 10 x 11 pixels are 0 megapixels, and at most'):
+        as_image(Image.new('L', (10, 11)))
 
 
 # From Python.

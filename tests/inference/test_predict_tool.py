@@ -11,8 +11,9 @@ from test_predictor import random_weights
 
 from mmeffnet.errors import InputError
 from mmeffnet.inference import cli, drawing, network, run
-from mmeffnet.inference.files import Places, collect, printable
+from mmeffnet.inference.files import Places, collect, mark_for, printable
 from mmeffnet.inference.predictor import Prediction
+from mmeffnet.inference.tables import Tables
 
 
 @pytest.fixture
@@ -94,6 +95,24 @@ def test_what_fails_is_named_and_the_rest_is_written(folder, predict, tmp_path):
         (str(folder / 'empty.png'), 'the file is empty (0')]
     assert '4 read, 2 failed' in output
     assert f'{folder / "empty.png"}: the file is empty (0 bytes)' in output.replace('\n', ' ')
+
+
+def test_of_many_failures_some_are_named_and_the_table_that_has_all(folder, predict, tmp_path):
+    for number in range(12):
+        (folder / f'broken{number:02}.jpg').write_text('no picture')
+    output = predict(folder, '--out', tmp_path / 'out')[1]
+    end = output[output.index('4 read, 12 failed'):]
+    assert [f'broken{number:02}.jpg: not a' in end for number in range(12)] == 10 * [True] + (
+        2 * [False])
+    assert f'and 2 more in {tmp_path / "out/failed.csv"}' in end.replace('\n', '')
+    assert len(rows(tmp_path / 'out/failed.csv')) == 12
+
+
+def test_rows_are_in_a_file_before_the_run_ends(tmp_path):
+    tables = Tables(tmp_path, 'mark')
+    tables.add(tmp_path / 'a.png', [Prediction(1, 'one', 0.5)], None)
+    assert [row['name'] for row in rows(tables.part)] == ['one']
+    tables.close()
 
 
 def test_a_second_run_does_not_read_what_the_first_has_written(folder, predict):
@@ -345,6 +364,21 @@ def test_links_that_go_round_end(folder):
     assert len(collect([folder], folder / 'out').pictures) == 4
 
 
+def test_links_are_followed_and_hidden_folders_are_not(folder, tmp_path):
+    for name in ('far/seen.png', 'in/.cache/thumb.png'):
+        (tmp_path / name).parent.mkdir()
+        Image.new('RGB', (4, 4)).save(tmp_path / name)
+    (folder / 'near').symlink_to(tmp_path / 'far')
+    found = [str(place) for _, place in collect([folder], folder / 'out').pictures]
+    assert found == ['cat.jpg', 'cat.png', 'b/[red]dog[-red].png', 'b/cat.png', 'near/seen.png']
+
+
+def test_runs_of_the_same_inputs_are_told_whatever_their_order(folder):
+    names = [folder / name for name in ('cat.png', 'cat.jpg', 'b', '../in')]
+    assert len({mark_for('T', some) for some in (names, names[::-1], [*names, names[0]])}) == 1
+    assert mark_for('T', names) != mark_for('T', names[:2])
+
+
 def test_a_file_that_is_named_is_tried_whatever_its_suffix(folder):
     (path, place), = collect([folder / 'notes.txt'], folder / 'out').pictures
     assert (path.name, str(place)) == ('notes.txt', 'notes.txt')
@@ -373,6 +407,13 @@ def test_the_panel_is_beside_a_photograph_and_below_a_wide_one(size):
     assert max(picture.size) <= 1500
     assert red.sum() >= 100 * 100
     assert not red[-20:, -20:].any()
+
+
+@pytest.mark.parametrize('share', [0, 0.25, 1])
+def test_a_bar_is_as_long_as_its_share(share):
+    picture = drawing.annotated(Image.new('RGB', (40, 30)), [Prediction(0, 'cat', share)], 'T')
+    blue = np.all(np.asarray(picture) == (0, 0x72, 0xB2), axis=2).any(axis=0).sum()
+    assert blue == pytest.approx(share * (drawing.PANEL - 2 * drawing.GAP), abs=2)
 
 
 def test_long_names_lose_synonyms_first_and_then_their_middle():

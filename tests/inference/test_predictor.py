@@ -118,6 +118,28 @@ def test_a_stream_goes_on_after_a_bad_picture(predictor, tmp_path):
     assert [len(outcome.predictions) for outcome in outcomes] == [0, 5, 0, 0, 5]
 
 
+def test_a_stream_of_bad_pictures_waits_for_no_good_one(predictor, tmp_path):
+    (tmp_path / 'bad.jpg').write_text('no picture')
+    sources = iter([tmp_path / 'bad.jpg'] * 9)
+    assert next(predictor.stream(sources)).error
+    assert len(list(sources)) == 7  # a batch of two has been taken
+
+
+@pytest.mark.parametrize(('size', 'shown'), [((4100, 90), (2050, 45)), ((9000, 2), (9000, 2))])
+def test_a_large_picture_is_kept_smaller_for_showing(predictor, size, shown):
+    outcome, = predictor.stream([Image.new('RGB', size)])
+    assert outcome.image.size == shown
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_run_in_float32(dtype):
+    weights = random_weights()
+    weights.state.update({key: tensor.to(dtype) for key, tensor in weights.state.items()
+                          if tensor.is_floating_point()})
+    assert sum(one.probability for one in predict(colour('red'), weights, 7, 'cpu')) == (
+        pytest.approx(1))
+
+
 def test_predict_is_one_call(monkeypatch):
     monkeypatch.setattr(network, 'load_weights', lambda source: random_weights())
     assert [len(found) for found in predict([colour('red')] * 2, device='cpu', topk=2)] == [2, 2]

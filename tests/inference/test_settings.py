@@ -78,6 +78,14 @@ def test_pixels_of_cv2_are_those_of_mmpretrain_s_configs(size, tmp_path):
     assert np.array_equal(settings.pixels(image), expected)
 
 
+def test_pixels_of_cv2_have_the_crop_and_interpolation_of_the_entry(tmp_path):
+    image = photograph(500, 375)
+    expected = run_pipeline(image, tmp_path, dict(type='LoadImageFromFile'), dict(
+        type='EfficientNetCenterCrop', crop_size=288, crop_padding=0, interpolation='bilinear'))
+    settings = Settings.of(weights(resolution=288, crop=1.0, interpolation='bilinear'), 'cv2')
+    assert np.array_equal(settings.pixels(image), expected)
+
+
 @pytest.mark.parametrize('size', SIZES)
 def test_the_config_in_the_docs_equals_timm_s_transform(size, tmp_path):
     image = photograph(*size)
@@ -104,7 +112,7 @@ def test_an_entry_decides_over_the_variant():
     assert (settings.interpolation, settings.norm) == ('bilinear', HALF_NORM)
 
 
-@pytest.mark.parametrize('size', [(500, 375), (97, 333), (1, 1)])
+@pytest.mark.parametrize('size', [(500, 375), (97, 333), (1, 1), (9, 400)])
 def test_a_squashed_picture_is_that_of_timm(size):
     image = photograph(*size)
     judge = create_transform(224, crop_pct=1.0, crop_mode='squash', interpolation='bicubic',

@@ -144,6 +144,22 @@ def test_a_model_that_computes_something_else_is_refused(changed, old, new, told
         build_network(changed(old, new), device='cpu')
 
 
+def test_a_training_of_another_head_is_no_backbone_alone(changed, tmp_path):
+    """None of its tensors is of a classifier of ours; of a backbone alone nothing else is told."""
+    path = changed("type='mmeffnet.EfficientNetHead'", "type='StackedLinearClsHead'")
+    checkpoint = torch.load(path, weights_only=True)
+    state = {key: tensor for key, tensor in checkpoint['state_dict'].items() if 'head.' not in key}
+    torch.save({**checkpoint, 'state_dict': {
+        **state, 'head.layers.0.fc.weight': torch.ones(3, 1280)}}, path)
+    with pytest.raises(InputError, match="its training had model.head.type='StackedLinearClsHead', "
+                       'and what predicts is .*: use tools/test.py with its config$'):
+        build_network(path, device='cpu')
+    convert.main([path, str(tmp_path / 'clean.pth')])
+    clean, = tmp_path.glob('clean-*.pth')
+    with pytest.raises(InputError, match='these weights have no classifier, only a backbone'):
+        build_network(clean, device='cpu')
+
+
 # Networks of no published variant.
 
 SCALED = """scaling=dict(type='mmeffnet.ModelScaling', width=0.3, depth=0.5)"""

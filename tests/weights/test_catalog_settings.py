@@ -137,3 +137,8 @@ def test_a_file_that_states_its_own_normalisation_is_compared_too(config):
     assert norm_mismatch(HALF_NORM, 'own.h5', config).startswith(
         'own.h5 states mean 127.5/127.5/127.5 and std 127.5/127.5/127.5 where the config has')
     assert norm_mismatch(Norm(mean=(0, ) * 3, std=(255, ) * 3), 'own.h5', Config({})) is None
+    rgb = dict(config.data_preprocessor)
+    config.data_preprocessor.update(mean=rgb['mean'][::-1], std=rgb['std'][::-1], to_rgb=False)
+    assert norm_mismatch(IMAGENET_NORM, 'own.h5', config) is None  # of BGR, the same numbers
+    config.data_preprocessor.mean = rgb['mean']
+    assert 'has 103.53/116.28/123.675 and' in norm_mismatch(IMAGENET_NORM, 'own.h5', config)

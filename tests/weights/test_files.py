@@ -1,5 +1,6 @@
 """Files of weights: which kind they are, and what is refused."""
 import argparse
+import errno
 import pickle
 import zipfile
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mmeffnet.errors import InputError
 from mmeffnet.weights.files import kind_of_file, need, read_checkpoint, read_safetensors
@@ -45,6 +47,16 @@ def test_archives_of_others_are_not_called_damaged(tmp_path):
         read_checkpoint(tmp_path / 'torn.pth')
 
 
+def test_a_file_of_another_user_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / 'theirs.pth').touch()
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+    monkeypatch.setattr(Path, 'open', refused)
+    with pytest.raises(InputError, match="theirs.pth' cannot be read: Permission denied$"):
+        kind_of_file(tmp_path / 'theirs.pth')
+
+
 def test_the_kind_is_told_by_content_and_not_by_name(tmp_path):
     torch.save({'a': torch.ones(1)}, tmp_path / 'weights.h5')
     assert kind_of_file(tmp_path / 'weights.h5') == 'torch'
@@ -53,6 +65,8 @@ def test_the_kind_is_told_by_content_and_not_by_name(tmp_path):
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     (tmp_path / 'model.bin').write_bytes(len(header).to_bytes(8, 'little') + header + bytes(4))
     assert kind_of_file(tmp_path / 'model.bin') == 'safetensors'
+    (tmp_path / 'torn.safetensors').write_bytes(header[:5])  # whose reader says what is wrong
+    assert kind_of_file(tmp_path / 'torn.safetensors') == 'safetensors'
 
 
 @pytest.mark.parametrize('name', ['model.ckpt', 'model.ckpt.index', '.',
@@ -89,6 +103,18 @@ def test_a_pickled_function_is_refused_and_not_run(tmp_path):
     with pytest.raises(InputError, match='bad.pth'):
         read_checkpoint(tmp_path / 'bad.pth')
     assert not (tmp_path / 'exploded').exists()
+
+
+@pytest.mark.parametrize('reached', [(HistoryBuffer, '__dict__'), (HistoryBuffer, 'statistics'),
+                                     (np.ndarray, 'min'), (argparse.Namespace, '__init__')])
+def test_nothing_but_the_statistics_of_a_history_is_reached_by_name(reached, tmp_path):
+    class Reaching:
+        def __reduce__(self):
+            return getattr, reached
+
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), meta=Reaching()), tmp_path / 'reach.pth')
+    with pytest.raises(InputError, match='reach.pth. holds pickled objects besides weights'):
+        read_checkpoint(tmp_path / 'reach.pth')
 
 
 def test_a_pickle_that_pytorch_did_not_write_is_told(tmp_path):

@@ -17,6 +17,7 @@ from mmeffnet.weights.layouts import (
     module_names,
     recognise,
 )
+from mmeffnet.weights.translate import numerics_of
 
 WITH_SE = [f'b{i}' for i in range(9)] + ['l2']
 
@@ -51,6 +52,15 @@ def test_a_variant_is_recognised_in_every_layout_that_has_it(name, layout):
     # Still so when a tensor is lost and another has the wrong shape.
     first, second, *_ = shapes
     assert recognise({**shapes, first: (1, 1, 1, 1), second: ()}, layout)[0] == name
+
+
+@pytest.mark.parametrize('name', [f'b{number}' for number in range(8)])
+def test_torchvisions_eps_is_known_for_each_variant(name):
+    from torchvision import models
+    with torch.device('meta'):
+        judge = models.get_model(f'efficientnet_{name}')
+    eps, = {layer.eps for layer in judge.modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    assert numerics_of('torchvision', name) == ('symmetric', eps)
 
 
 def test_an_unknown_network_is_none_of_ours():

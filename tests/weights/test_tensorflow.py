@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmeffnet import VARIANTS, EfficientNet
+from mmeffnet.engine.convert import main
 from mmeffnet.errors import InputError
 from mmeffnet.weights import load_weights
 from mmeffnet.weights.layouts import conv_shapes
@@ -143,6 +144,18 @@ def test_a_checkpoint_without_averages_is_refused_unless_asked(tmp_path):
     with pytest.raises(InputError, match=r'no moving average of \d+ of its \d+ variables .*--raw'):
         read_tensorflow(tmp_path)
     assert '_conv_stem.weight' in read_tensorflow(tmp_path, average=False)
+
+
+def test_the_tool_takes_the_averages_or_what_is_asked_for(tmp_path):
+    write(tmp_path, {f'{name}{average}': value + (not average) for name, value in raw().items()
+                     for average in ('', '/ExponentialMovingAverage')})
+    for options, step in (([], 0), (['--raw'], 1)):
+        (tmp_path / f'{step}').mkdir()
+        main([str(tmp_path), f'{tmp_path}/{step}/clean.pth', *options])
+        written, = (tmp_path / f'{step}').iterdir()
+        np.testing.assert_array_equal(
+            load_weights(written).state['backbone.layers.0.conv.weight'].permute(2, 3, 1, 0),
+            raw(step)[KERNEL])
 
 
 @pytest.mark.parametrize(('name', 'message'), [
