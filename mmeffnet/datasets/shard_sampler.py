@@ -1,6 +1,6 @@
 """The order of samples that suits storage which is slow at random places."""
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from numbers import Integral
 
 import numpy as np
@@ -49,12 +49,12 @@ class ShardSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         order = self._order()
-        return (int(order[place % len(order)]) for place in self._places())
+        return (int(order[place % len(order)]) for place in itertools.chain(*self._places()))
 
     def __len__(self) -> int:
-        return len(self._places())
+        return sum(map(len, self._places()))
 
-    def _places(self) -> Sequence[int]:
+    def _places(self) -> list[range]:
         """The places in the order that are this process's; those past its end begin it anew.
 
         MMEngine takes one result of each process in turn, and cuts what is above the number of
@@ -65,9 +65,10 @@ class ShardSampler(Sampler):
         repeats = bool(longer) and self._round_up and self._rank >= longer
         if not self._shuffle:
             end = total + (self._processes - longer if repeats else 0)
-            return range(self._rank, end, self._processes)
+            return [range(self._rank, end, self._processes)]
         start = self._rank * share + min(self._rank, longer)
-        return [*range(start, start + share + (self._rank < longer)), *[start] * repeats]
+        own = range(start, start + share + (self._rank < longer))
+        return [own, range(start, start + repeats)]
 
     def set_epoch(self, epoch: int) -> None:
         """Another epoch has another order."""

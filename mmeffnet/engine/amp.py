@@ -35,21 +35,25 @@ def lacks_bfloat16(module: nn.Module) -> bool:
 
     These are mmcv's own layers, such as RoIAlign, and mmdet's FocalLoss on CUDA.
     """
-    kind = type(module)
-    return kind.__module__.startswith('mmcv.ops.') or kind.__name__ == 'FocalLoss'
+    return any(kind.__module__.startswith('mmcv.ops.') or kind.__name__ == 'FocalLoss'
+               for kind in type(module).__mro__)
 
 
 def keep_in_float32(modules: Iterable[nn.Module]) -> None:
-    """Have modules compute in float32 whatever autocast is on outside of them; once is enough."""
+    """Have modules compute in float32 where autocast to bfloat16 is on; once is enough."""
     for module in modules:
         if getattr(module.forward, 'func', None) is not _in_float32:
             module.forward = partial(_in_float32, module.forward)
 
 
 def _in_float32(forward, *args, **kwargs):
+    device = get_device()
+    if (not torch.is_autocast_enabled(device)
+            or torch.get_autocast_dtype(device) != torch.bfloat16):
+        return forward(*args, **kwargs)
     args, kwargs = tree_map_only(
         torch.Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, (args, kwargs))
-    with torch.autocast(get_device(), enabled=False):
+    with torch.autocast(device, enabled=False):
         return forward(*args, **kwargs)
 
 

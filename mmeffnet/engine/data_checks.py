@@ -143,9 +143,10 @@ def _type(dataset: dict) -> str:
 def _paths(dataset: dict) -> Iterator[tuple]:
     """Name, path and test of what a data set config says to be on this machine's disk."""
     root = dataset.get('data_root') or ''
-    # '~' is the home folder where mmpretrain reads it so.
-    ann_file, prefix = (expanded(value) if isinstance(value, str) else value
-                        for value in map(dataset.get, ('ann_file', 'data_prefix')))
+    ann_file, prefix = dataset.get('ann_file'), dataset.get('data_prefix')
+    if _type(dataset) in LAYOUTS:  # mmpretrain's, to which '~' is the home folder there
+        ann_file, prefix = (expanded(value) if isinstance(value, str) else value
+                            for value in (ann_file, prefix))
     # ImageNet's split is the name of a folder where a root is given to look in.
     by_split = _type(dataset) in ('ImageNet', 'ImageNet21k')
     prefixes = prefix if isinstance(prefix, dict) else {

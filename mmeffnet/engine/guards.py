@@ -3,12 +3,11 @@ import logging
 import signal
 import sys
 
-import torch
-from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from mmeffnet.engine.accumulation import waiting
+from mmeffnet.engine.parallel import in_any_process
 from mmeffnet.engine.saving import WHOLE_FILES
 from mmeffnet.pyramid import check_model
 from mmeffnet.registry import HOOKS
@@ -59,7 +58,8 @@ class SigtermHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         # Averaged weights are exchanged for the others now, and cannot be saved.
         # The first process alone saves, and knows of it.
-        if self._before is not None and self._wanted() and _any(self._saved_at == runner.iter):
+        if (self._before is not None and self._wanted()
+                and in_any_process(self._saved_at == runner.iter)):
             self._end(runner, done=runner.iter)
 
     def after_val_epoch(self, runner, metrics=None) -> None:
@@ -68,7 +68,7 @@ class SigtermHook(Hook):
 
     def _wanted(self) -> bool:
         """Whether any process was asked: they have to end after the same step."""
-        return _any(self._asked)
+        return in_any_process(self._asked)
 
     def _end(self, runner, done: int) -> None:
         if self._saved_at != done:
@@ -78,15 +78,6 @@ class SigtermHook(Hook):
         print_log(f'SIGTERM: saved after {done} iterations in {runner.work_dir}; go on with '
                   '--resume', 'current', level=logging.WARNING)
         sys.exit(TERMINATED)
-
-
-def _any(flag: bool) -> bool:
-    """Whether it is so in any process."""
-    if get_world_size() == 1:
-        return flag
-    found = torch.tensor(float(flag))
-    all_reduce(found, 'max')
-    return bool(found)
 
 
 @HOOKS.register_module()

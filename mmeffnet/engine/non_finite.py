@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from mmeffnet.engine.accumulation import waiting
 from mmeffnet.engine.checkpoint import bare_model
+from mmeffnet.engine.parallel import in_any_process
 from mmeffnet.engine.state import random_state, set_random_state
 from mmeffnet.errors import RunError
 from mmeffnet.files import whole
@@ -90,7 +91,8 @@ class NonFiniteHook(Hook):
         """Called before each step of the optimizer, with the gradients that it will use."""
         found = getattr(optimizer, 'found_inf', None)
         if found is not None:  # a fused one with loss scaling, which leaves out steps by itself
-            if not found:
+            self._taken = not found
+            if self._taken:
                 self._suspect, self._spoiled = None, False
             return
         params = [p for group in optimizer.param_groups for p in group['params']
@@ -99,8 +101,10 @@ class NonFiniteHook(Hook):
                             or [torch.zeros(())])
         if any(isinstance(p, DTensor) for p in params):
             all_reduce(norms)  # each process has looked at its share
+        # Gradients are those of all processes by now, and what a loss was is not.
+        spoiled = bool(self.max_skips) and in_any_process(self._spoiled)
         if torch.isfinite(norms).all():
-            if not self._spoiled:
+            if not spoiled:
                 self._suspect, self._taken = None, True
                 return
             reason = 'the loss of a batch of this step is not finite'
@@ -174,7 +178,9 @@ def first_non_finite(runner, batch) -> str:
         if isinstance(inputs, torch.Tensor) and not torch.isfinite(inputs).all():
             return 'the images of the batch are not finite themselves'
         with runner.optim_wrapper.optim_context(model):
-            model(**data, mode='loss')
+            # A batch is a dict, or a list of what data sets give without names.
+            named = isinstance(data, dict)
+            model(*(() if named else data), **(data if named else {}), mode='loss')
     finally:
         for handle in handles:
             handle.remove()

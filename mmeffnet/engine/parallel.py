@@ -1,6 +1,6 @@
 """Several processes: without CUDA, and with tensors of which each holds a share."""
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import MMDistributedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -20,6 +20,15 @@ class HostDataParallel(MMDistributedDataParallel):
         # Not at the top: the tools tell a wrong path at once, without loading models.
         from mmeffnet.models.sync_bn import synchronise_on_host
         super().__init__(module=synchronise_on_host(module), **kwargs)
+
+
+def in_any_process(flag: bool) -> bool:
+    """Whether it is so in any process; each has to ask."""
+    if get_world_size() == 1:
+        return flag
+    found = torch.tensor(float(flag))
+    all_reduce(found, 'max')
+    return bool(found)
 
 
 def share_of(value, param: torch.Tensor):

@@ -80,8 +80,9 @@ def _prepare(args: Namespace) -> Config:
     """The config with what both commands change in it."""
     # Loaders that fall back to unpickling on their own are stopped by this.
     os.environ[WEIGHTS_ONLY] = '1'
-    # Visualizers of all projects draw names of classes, and one with two $ is no formula.
-    matplotlib.rcParams['text.parse_math'] = False
+    if getattr(args, 'show', False) or getattr(args, 'show_dir', None):
+        # Visualizers of all projects draw names of classes, and one with two $ is no formula.
+        matplotlib.rcParams['text.parse_math'] = False
     if not torch.cuda.is_available():
         host.keep_freed_memory()
     cfg = load_config(args.config, args.cfg_options)

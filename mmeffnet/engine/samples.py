@@ -131,7 +131,8 @@ class SamplesHook(Hook):
             raise ValueError(f'max_skips={max_skips!r} must be at least 0, a whole number')
         self._skips = Skips(max_skips) if max_skips else None
         self._left_out: list[torch.Tensor] = []  # flags of images, by data set
-        self._resumed: list[list[int]] = []  # which were set in the checkpoint
+        # How many images there were in the checkpoint, and which were left out.
+        self._resumed: list[tuple[int, list[int]]] = []
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._drawn = Counter()  # in the present batch
         self._by_epoch = True
@@ -139,7 +140,7 @@ class SamplesHook(Hook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         if self._skips:
             checkpoint['samples'] = dict(skipped=self._skips.count, left_out=[
-                flags.nonzero().flatten().tolist() for flags in self._left_out])
+                (len(flags), flags.nonzero().flatten().tolist()) for flags in self._left_out])
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if runner._resume and self._skips:
@@ -151,8 +152,9 @@ class SamplesHook(Hook):
         """Which images of the data set are left out, as all loading workers see it."""
         if place == len(self._left_out):
             self._left_out.append(torch.zeros(len(dataset), dtype=torch.uint8).share_memory_())
-            for index in self._resumed[place] if place < len(self._resumed) else ():
-                self._left_out[place][index] = 1
+            images, left_out = (self._resumed[place] if place < len(self._resumed) else (0, ()))
+            if images == len(dataset):  # of another data set they would be other images
+                self._left_out[place][left_out] = 1
         return self._left_out[place]
 
     def before_train_epoch(self, runner) -> None:

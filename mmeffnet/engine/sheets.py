@@ -1,10 +1,10 @@
 """One picture of what a detector or segmenter sees."""
 from pathlib import Path
 
-import mmcv
 import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from PIL import Image, ImageOps
 
 from mmeffnet.engine.plots import blank_figure, save_figure
 from mmeffnet.registry import HOOKS
@@ -79,9 +79,10 @@ def draw_sheet(samples: list, metainfo: dict, path: Path, score: float = SCORE) 
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, sample in zip(axes.flat, samples):
-        # As the pipeline reads it: turned upright by its EXIF data.
-        picture = mmcv.imread(sample.img_path, channel_order='rgb')
-        draw(axis, picture, sample, metainfo, score)
+        with Image.open(sample.img_path) as image:
+            # As pipelines read it: turned upright by its EXIF data.
+            picture = ImageOps.exif_transpose(image).convert('RGB')
+        draw(axis, np.asarray(picture), sample, metainfo, score)
         axis.set_title(Path(sample.img_path).name, fontsize=8, parse_math=False)
     figure.suptitle('picture, true and found masks' if segmented else
                     f'found: blue, with class and score from {score:g}; true: yellow, dashed',

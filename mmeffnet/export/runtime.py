@@ -91,10 +91,12 @@ def _is_rgb(dataset: Mapping) -> bool:
 
 def _steps(pipeline) -> Iterator[Mapping]:
     """The transforms of a pipeline, and those inside of others."""
-    for step in pipeline if isinstance(pipeline, Sequence) else ():
-        if isinstance(step, Mapping):
-            yield step
-            yield from _steps(step.get('transforms'))
+    if isinstance(pipeline, Mapping):
+        yield pipeline
+        yield from _steps(pipeline.get('transforms'))
+    elif isinstance(pipeline, Sequence) and not isinstance(pipeline, str):
+        for step in pipeline:
+            yield from _steps(step)
 
 
 def takes_bgr(preprocessor, rgb: bool) -> bool:

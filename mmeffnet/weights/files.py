@@ -149,8 +149,10 @@ def need(module: str, extra: str):
 
 def stem_of(source) -> str:
     """The name of a file or an address of weights, less the ending of a checkpoint."""
-    path = Path(str(source).rpartition('://')[2])
-    return path.stem if path.suffix in ENDINGS else path.name
+    _, address, rest = str(source).rpartition('://')
+    path = Path(re.split('[?#]', rest)[0] if address else rest)
+    path = path.with_name(path.name.removesuffix('.gz').removesuffix('.tar')) if path.name else path
+    return path.stem if path.suffix.lower() in ENDINGS else path.name
 
 
 def expanded(source) -> str:
@@ -167,17 +169,23 @@ def is_tensorflow(path: Path) -> bool:
 
 
 def kind_of_file(path) -> str:
-    """'tensorflow', 'keras', 'safetensors' or 'torch', by content and not by name."""
-    path = Path(path)
+    """'tensorflow', 'keras', 'safetensors' or 'torch', by content and not by name.
+
+    Raises InputError for what cannot be read, such as another user's.
+    """
+    try:
+        return _kind(Path(path))
+    except OSError as error:
+        raise InputError(f'{str(path)!r} cannot be read: {error.strerror}') from error
+
+
+def _kind(path: Path) -> str:
     if is_tensorflow(path):
         return 'tensorflow'
     if not path.is_file():
         return 'torch'  # whose reader says what is wrong
-    try:
-        with path.open('rb') as file:
-            start = file.read(9)
-    except OSError as error:  # such as of another user's
-        raise InputError(f'{str(path)!r} cannot be read: {error.strerror}') from error
+    with path.open('rb') as file:
+        start = file.read(9)
     if start[:8] == b'\x89HDF\r\n\x1a\n':
         return 'keras'
     # Eight bytes of length, then a JSON object.

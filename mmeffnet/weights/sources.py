@@ -50,7 +50,7 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
         if entry.source != source:
             return replace(load_weights(entry.source, prefix=prefix, also=also,
                                         average=average), entry=entry)
-    elif not (Path(source).exists() or kind_of_file(source) == 'tensorflow'):
+    elif kind_of_file(source) != 'tensorflow' and not Path(source).exists():
         raise InputError(f'checkpoint {source!r} does not exist, and no set of the catalog is '
                          f'called so{nearest(source, CATALOG)} (mmeffnet.weights.CATALOG has all)')
     if isinstance(path, dict):

@@ -140,6 +140,15 @@ def test_a_home_folder_is_read_where_mmpretrain_reads_it(
         assert read.parent == tmp_path / 'data'
 
 
+def test_a_home_folder_is_left_to_those_who_do_not_read_it(folder, tmp_path, monkeypatch):
+    """mmdet takes '~' for a name."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    Path('ann.json').write_text('{}')
+    dataset = dict(type='CocoDataset', ann_file='~/ann.json')
+    problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader')
+    assert problem.startswith("loader.dataset.ann_file: '~/ann.json' does not exist")
+
+
 class Named:
     """A data set that says what its labels are called."""
 

@@ -39,6 +39,12 @@ def test_an_epoch_has_each_sample_once(monkeypatch, processes, window):
     assert len(sum(rounded, [])) - len(dataset) < processes
 
 
+def test_a_length_is_told_without_a_list_of_all_samples(monkeypatch):
+    """MMEngine asks for it in each iteration."""
+    monkeypatch.setattr('mmeffnet.datasets.shard_sampler.get_dist_info', lambda: (0, 1))
+    assert len(ShardSampler(Sized(10 ** 15), seed=1)) == 10 ** 15
+
+
 def test_samples_of_a_window_are_mixed_and_epochs_differ(monkeypatch):
     dataset = Sized(*[10] * 8)
     order, = orders(dataset, monkeypatch, 1, window=2)

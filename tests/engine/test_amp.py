@@ -67,6 +67,26 @@ def test_what_mmcv_compiles_without_bfloat16_computes_in_float32():
     torch.testing.assert_close(found.float(), model(torch.ones(1, 3, 8, 8)), rtol=0, atol=0.02)
 
 
+def test_a_layer_that_lacks_bfloat16_is_left_alone_outside_of_it():
+    class FocalLoss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.weight(x)
+
+    class Mine(FocalLoss):
+        pass
+
+    layer, x, device = Mine().to(get_device()), torch.ones(1, 2, device=get_device()), get_device()
+    with wrapper('bfloat16').optim_context(torch.nn.Sequential(layer)):
+        assert layer(x.bfloat16()).dtype == torch.float32
+    with torch.autocast(device, dtype=torch.float16):  # such as of a validation
+        assert layer(x).dtype == torch.float16
+    assert layer(x).dtype == torch.float32
+
+
 def test_float32_computes_in_float32():
     layer = torch.nn.Linear(2, 2)
     with wrapper('float32').optim_context(layer):

@@ -103,7 +103,9 @@ def test_a_folder_is_filled_under_the_sources_name(files):
 @pytest.mark.parametrize(('source', 'name'), [
     ('timm://tf_efficientnet_b0.aa_in1k', 'tf_efficientnet_b0.aa_in1k.pth'),
     ('runs/model.ckpt-350000', 'model.ckpt-350000.pth'), ('a/best.v2.pth', 'best.v2.pth'),
-    ('https://example.org/b0.safetensors', 'b0.pth'), ('lite://lite0', 'lite0.pth')])
+    ('https://example.org/b0.safetensors?download=true', 'b0.pth'),
+    ('runs/model_best.pth.tar', 'model_best.pth'), ('B0.PTH', 'B0.pth'),
+    ('a/?.pth', '?.pth'), ('lite://lite0', 'lite0.pth')])
 def test_a_name_in_a_folder_keeps_what_tells_sets_apart(source, name, tmp_path):
     assert _target(str(tmp_path), source) == tmp_path / name
 

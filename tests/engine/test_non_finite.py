@@ -8,11 +8,15 @@ import torch
 from line_runs import Model, start
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from mmengine.runner import Runner
+from two_processes import free_port
 
 from mmeffnet.engine import cli, non_finite
 from mmeffnet.engine.non_finite import plain_batch
+from mmeffnet.engine.parallel import HostDataParallel
 from mmeffnet.errors import InputError
 
 FEW = ('train_cfg = dict(max_epochs=2, val_interval=5)',
@@ -144,6 +148,42 @@ def test_a_loss_that_is_infinite_with_finite_gradients_is_said_as_it_is(counts, 
     # The weights of the fourth and fifth batch, before and after a step that may be missing.
     assert (calls[2] != calls[3]) is (counts == 1)
     assert (calls[3] != calls[4]) is (counts == 1)
+
+
+class SpoiltIn(BaseModel):
+    """A loss that is no number in the second batch of one process, with gradients of one."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank, self.calls, self.weight = rank, 0, torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs, mode='loss'):
+        self.calls += self.training
+        spoilt = torch.nan if (self.rank, self.calls) == (1, 1) else 0.
+        return dict(loss=self.weight * inputs.sum() + spoilt)
+
+
+def train_with_a_spoilt_batch(rank, port, folder):
+    """In each of two processes, in steps of two batches."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    model = HostDataParallel(SpoiltIn(rank))
+    Runner(model, f'{folder}/{rank}', log_level='ERROR', train_dataloader=dict(
+        dataset=[dict(inputs=torch.tensor(float(n))) for n in range(8)], batch_size=1,
+        num_workers=0, collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.), accumulative_counts=2),
+        default_hooks=dict(checkpoint=None),
+        custom_hooks=[non_finite.NonFiniteHook(max_skips=1)]).train()
+    # The mean of 4, 5, 6 and 7; the step of 0 to 3 is left out by both.
+    assert model.module.weight.item() == 1 - 5.5
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_leave_out_a_step_together(tmp_path):
+    torch.multiprocessing.spawn(train_with_a_spoilt_batch, args=(free_port(), tmp_path), nprocs=2)
+    assert len([*tmp_path.glob('*/non_finite_iter_2_rank_*.pth')]) == 2
 
 
 @pytest.fixture

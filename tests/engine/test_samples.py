@@ -187,7 +187,7 @@ def test_an_image_that_is_left_out_in_each_epoch_counts_once_and_when_resumed_to
         assert [dataset.pipeline(dict(sample_idx=i)) for i in range(4)] == [1, None, 1, None]
     checkpoint = {}
     hook.before_save_checkpoint(runner, checkpoint)
-    assert checkpoint == dict(samples=dict(skipped=2, left_out=[[1, 3]]))
+    assert checkpoint == dict(samples=dict(skipped=2, left_out=[(10, [1, 3])]))
 
     resumed, dataset.pipeline = samples.SamplesHook(max_skips=2), bad
     resumed.after_load_checkpoint(runner, checkpoint)
@@ -195,6 +195,13 @@ def test_an_image_that_is_left_out_in_each_epoch_counts_once_and_when_resumed_to
     assert dataset.pipeline(dict(sample_idx=3)) is None
     with pytest.raises(SampleError, match='sample 2 .*; max_skips=2 others were left out before'):
         dataset.pipeline(dict(sample_idx=2))
+
+    # Of a data set that has become another the same numbers are other images.
+    smaller, loader.dataset = samples.SamplesHook(max_skips=3), Draws(pipeline=[bad], indices=3)
+    smaller.after_load_checkpoint(runner, checkpoint)
+    smaller.before_train_epoch(runner)
+    assert loader.dataset.pipeline(dict(sample_idx=1)) is None
+    assert smaller._skips.count == 3
 
 
 @pytest.mark.parametrize(('rank', 'level', 'line'), [

@@ -69,6 +69,13 @@ def test_a_photograph_of_a_phone_is_turned_as_the_pipeline_turns_it(tmp_path):
     assert has(pixels(tmp_path), YELLOW)
 
 
+def test_a_picture_that_opencv_does_not_read_is_drawn(tmp_path):
+    Image.new('RGB', (64, 64), (GRAY, ) * 3).save(tmp_path / 'a.tga')
+    sheets.draw_sheet([detection(tmp_path / 'a.tga')], dict(classes=('a', 'b')),
+                      tmp_path / 'predictions.png')
+    assert has(pixels(tmp_path), BLUE)
+
+
 def test_boxes_of_low_score_are_not_drawn(photograph, tmp_path):
     hook = HOOKS.build(dict(type='mmeffnet.PredictionSheetHook', score=0.5))
     run(hook, runner(tmp_path, classes=('a', 'b')), [detection(photograph, score=0.4)])

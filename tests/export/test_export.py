@@ -214,6 +214,24 @@ def test_weights_of_8_bits_have_seven_and_a_scale_for_each_channel(folder):
     assert {len(kernel) for kernel in kernels} <= scales
 
 
+@ONNX
+@pytest.mark.parametrize('activation', ['Swish', 'ReLU6'])
+def test_few_numbers_of_an_unbounded_activation_are_out_of_its_range(activation, folder,
+                                                                     monkeypatch):
+    import onnx
+    files = model_of(folder, activation, backbone=dict(act_cfg=dict(type=activation)))
+    widths = []
+    for rare in (1e-6, 20):
+        monkeypatch.setattr(quantize, 'RARE', rare)
+        path = export(folder, 'onnx', f'rare_{activation}', '--int8', '--calib', 'pictures',
+                      of=files)
+        scales = [onnx.numpy_helper.to_array(one) for one in onnx.load(str(path)).graph.initializer
+                  if 'scale' in one.name]
+        widths.append(sum(float(scale) for scale in scales if not scale.ndim))
+    assert (widths[1] < 0.8 * widths[0]) is (activation == 'Swish')
+    assert (widths[1] == widths[0]) is (activation == 'ReLU6')
+
+
 def line(capsys, *argv, code=2, of=('small.py', 'b0.pth')):
     with pytest.raises(SystemExit) as exit_:
         cli.main([*of, *argv])
@@ -361,7 +379,11 @@ def test_the_order_that_mmengines_own_preprocessor_gives_is_known(turns):
     (dict(pipeline=[dict(type='Normalize')]), 'Normalize is in no exported file'),
     (dict(pipeline=[dict(type='torchvision/ToTensor')]), 'torchvision/ToTensor is in no exported'),
     (dict(pipeline=[dict(type='mmpretrain.Albumentations', transforms=[
-        dict(type='OneOf', transforms=[dict(type='Normalize')])])]), 'Normalize is in no')])
+        dict(type='OneOf', transforms=[dict(type='Normalize')])])]), 'Normalize is in no'),
+    (dict(pipeline=[dict(type='RandomChoice', transforms=[[dict(type='Normalize')]])]),
+     'Normalize is in no'),
+    (dict(pipeline=[dict(type='KeyMapper', transforms=dict(type='Normalize'))]),
+     'Normalize is in no')])
 def test_orders_that_are_not_one_are_refused(one, words):
     joined = dict(type='ConcatDataset', datasets=[one, dict(pipeline=pipeline())])
     with pytest.raises(InputError, match=words):
