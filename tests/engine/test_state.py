@@ -22,6 +22,7 @@ from mmeffnet.engine.state import (
     random_state,
     set_random_state,
 )
+from mmeffnet.weights.files import read_checkpoint
 
 
 def runner(resume=False):
@@ -160,7 +161,7 @@ def train_in_steps_of_two(rank, port, folder):
 def test_gradients_of_an_open_step_are_kept_for_all_processes(tmp_path):
     """MMEngine calls the hooks of a checkpoint in the first process alone."""
     torch.multiprocessing.spawn(train_in_steps_of_two, args=(free_port(), tmp_path), nprocs=2)
-    saved = [torch.load(tmp_path / f'iter_{n}.pth', weights_only=False) for n in (1, 2, 3, 4)]
+    saved = [read_checkpoint(tmp_path / f'iter_{n}.pth') for n in (1, 2, 3, 4)]
     # Half of the mean of two numbers, in the midst of a step.
     assert [checkpoint.get('gradients') for checkpoint in saved] == [
         dict(weight=torch.tensor(0.25)), None, dict(weight=torch.tensor(2.25)), None]
