@@ -9,6 +9,7 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.registry import TRANSFORMS
 from rich.console import Console
@@ -87,49 +88,52 @@ def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, r
     """
     need('onnxruntime')
     onnx = need('onnx')
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-    )
+    from onnxruntime.quantization import QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize_file
     from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.left: Iterator = iter(track(
-                pictures, 'Calibrating', transient=True, console=Console(stderr=True)))
-            self.here = iter(self.left)
-
-        def __len__(self):
-            return len(pictures)
-
-        def set_range(self, start_index, end_index):
-            self.here = islice(self.left, end_index - start_index)
-
-        def get_next(self):
-            picture = next(self.here, None)
-            return None if picture is None else {
-                'images': prepared(picture[None], classifier, raw).contiguous().numpy()}
-
-    method, options = CalibrationMethod.MinMax, {}
-    if not any(isinstance(m, nn.ReLU6) for m in classifier.network.backbone.modules()):
-        # One picture at a time: all of its activations are kept until they are counted.
-        method, options = CalibrationMethod.Percentile, dict(
-            CalibPercentile=100 - RARE, CalibStridedMinMax=1)
+    seen = (prepared(picture[None], classifier, raw).contiguous().numpy() for picture in track(
+        pictures, 'Calibrating', transient=True, console=Console(stderr=True)))
     logging.getLogger().setLevel(logging.ERROR)  # it advises what has been done
     props = onnx.load(str(path)).metadata_props
     with tempfile.TemporaryDirectory(prefix='mmeffnet-int8-') as folder:
         before, after = Path(folder, 'before.onnx'), Path(folder, 'after.onnx')
         quant_pre_process(str(path), str(before), skip_symbolic_shape=True)
         with redirect_stdout(StringIO()):  # a line for each picture
-            quantize_file(str(before), str(after), Reader(), quant_format=QuantFormat.QDQ,
-                          per_channel=True, reduce_range=True, activation_type=QuantType.QUInt8,
-                          weight_type=QuantType.QInt8, calibrate_method=method,
-                          extra_options=options)
+            quantize_file(str(before), str(after), _reader(seen, len(pictures)),
+                          quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+                          activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                          **_ranges(classifier))
         model = onnx.load(str(after))
     del model.metadata_props[:]
     model.metadata_props.extend(props)
     with whole(path) as part:
         onnx.save_model(model, str(part))
+
+
+def _ranges(classifier: Classifier) -> dict:
+    """How ONNX Runtime finds the range of each activation."""
+    from onnxruntime.quantization import CalibrationMethod
+    if any(isinstance(m, nn.ReLU6) for m in classifier.network.backbone.modules()):
+        return dict(calibrate_method=CalibrationMethod.MinMax)
+    # One picture at a time: all of its activations are kept until they are counted.
+    return dict(calibrate_method=CalibrationMethod.Percentile,
+                extra_options=dict(CalibPercentile=100 - RARE, CalibStridedMinMax=1))
+
+
+def _reader(seen: Iterator[np.ndarray], count: int):
+    """What gives ONNX Runtime ``count`` images, all of them or a few at a time."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        here = seen
+
+        def __len__(self):
+            return count
+
+        def set_range(self, start_index, end_index):
+            self.here = islice(seen, end_index - start_index)
+
+        def get_next(self):
+            image = next(self.here, None)
+            return None if image is None else {'images': image}
+    return Reader()

@@ -98,20 +98,29 @@ def test_whatever_ends_a_run_takes_the_bar_away(tmp_path):
     assert re.findall(r'\x1b\[\?25[lh]', seen)[:2] == ['\x1b[?25l', '\x1b[?25h']
 
 
-def test_without_any_output_nothing_is_shown(monkeypatch):
-    """Python has none where a shell has closed it, as >&- does."""
-    monkeypatch.setattr(sys, 'stdout', None)
-    hook = ProgressHook()
+def through_a_run(hook):
+    """Call a hook as a training, its validation and a test do; gives whether a bar was open."""
     runner = SimpleNamespace(max_iters=10, iter=0, val_dataloader=[1, 2], test_dataloader=[1])
+    opened = []
     hook.before_train(runner)
     hook.after_train_iter(runner, 0)
+    opened.append(hook._progress)
     hook.before_val(runner)
     hook.after_val_iter(runner, 0)
     hook.after_val(runner)
     hook.after_train(runner)
     hook.before_test(runner)
+    opened.append(hook._progress)
     hook.after_test_iter(runner, 0)
     hook.after_test(runner)
+    return any(opened)
+
+
+def test_without_any_output_nothing_is_shown(monkeypatch, capsys):
+    """Python has none where a shell has closed it, as >&- does."""
+    monkeypatch.setattr(sys, 'stdout', None)
+    assert through_a_run(ProgressHook()) is False
+    assert capsys.readouterr() == ('', '')
 
 
 @pytest.mark.parametrize(('terminal', 'kind', 'enable'), [
@@ -121,12 +130,5 @@ def test_nothing_is_shown_elsewhere_or_if_it_is_not_wanted(terminal, kind, enabl
     monkeypatch.setenv('FORCE_COLOR', '1')  # as for a log file that shall have colours
     monkeypatch.setenv('TERM', kind)
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: terminal)
-    hook = ProgressHook(enable=enable)
-    runner = SimpleNamespace(max_iters=10, iter=0, val_dataloader=[1, 2])
-    hook.before_train(runner)
-    hook.after_train_iter(runner, 0)
-    hook.before_val(runner)
-    hook.after_val_iter(runner, 0)
-    hook.after_val(runner)
-    hook.after_train(runner)
+    assert through_a_run(ProgressHook(enable=enable)) is False
     assert capsys.readouterr().out == ''
