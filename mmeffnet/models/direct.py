@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
 from mmeffnet.models.formulas import HALVES
-from mmeffnet.models.layers import Conv2dSame, adds_finely, conv2d, dropped, early_conv2d
+from mmeffnet.models.layers import Conv2dSame, adds_finely, conv2d, dropped
 
 SWISH = (nn.SiLU, Swish)
 IN_PLACE = {nn.SiLU: torch._C._nn.silu_, Swish: torch._C._nn.silu_, nn.Sigmoid: torch.sigmoid_}
@@ -92,7 +92,7 @@ def plain_order(module: ConvModule) -> bool:
 
 
 def _convolved(x, conv):
-    """``conv(x)`` with rows and columns too many ahead, and their numbers: ``early_conv2d``."""
+    """``conv(x)`` with rows and columns too many ahead, and their numbers: ``placed``."""
     if type(conv) not in CONVOLUTIONS or conv.padding_mode != 'zeros':
         return conv(x), (0, 0)
     weight, bias = conv._parameters['weight'], conv._parameters['bias']
@@ -104,10 +104,11 @@ def _convolved(x, conv):
     if few:
         rows = F.linear(x.permute(0, 2, 3, 1).reshape(-1, channels), weight.flatten(1), bias)
         return rows.view(count, height, width, len(weight)).permute(0, 3, 1, 2), (0, 0)
-    setting = conv.stride, conv.dilation, conv.groups
+    padding, early = conv.padding, (0, 0)
     if type(conv) is Conv2dSame and conv.depends_on_size:
-        return early_conv2d(x, weight, bias, conv.zeros((height, width)), *setting)
-    return conv2d(x, weight, bias, conv.stride, conv.padding, *setting[1:]), (0, 0)
+        padding, early, ends = conv.placed(x)
+        x = F.pad(x, ends) if ends else x
+    return conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups), early
 
 
 def is_product(x, conv) -> bool:

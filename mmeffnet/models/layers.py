@@ -43,8 +43,7 @@ def _open_size(x) -> bool:
 @torch.fx.wrap
 def conv2d_same(x, weight, bias, stride, dilation, groups):
     """``F.conv2d`` with SAME padding; copies little of an activation where padding is lopsided."""
-    total = [same_padding(size, kernel, s, d) for size, kernel, s, d in zip(
-        x.shape[-2:], weight.shape[-2:], stride, dilation)]
+    total = tuple(map(same_padding, x.shape[-2:], weight.shape[-2:], stride, dilation))
     if torch.jit.is_tracing() or _open_size(x):
         # Sizes are traced here: keep the arithmetic in the graph, so that the traced
         # network is right at every size and not only at the size it was traced with.
@@ -56,42 +55,38 @@ def conv2d_same(x, weight, bias, stride, dilation, groups):
 
 def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
     """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
-    out, early = early_conv2d(x, weight, bias, total, stride, dilation, groups)
+    fewer = _fewer(x, weight.shape[0], stride) and not torch.compiler.is_exporting()
+    padding, early, ends = placed(total, weight.shape[-2:], stride, dilation, fewer)
+    out = conv2d(F.pad(x, ends) if ends else x, weight, bias, stride, padding, dilation, groups)
     return dropped(out, early) if any(early) else out
 
 
-def early_conv2d(x, weight, bias, total, stride, dilation, groups):
-    """``padded_conv2d`` with a row and a column too many ahead, and how many of each there are."""
-    x, even, early = evenly_padded(x, weight, total, stride, dilation)
-    return conv2d(x, weight, bias, stride, even, dilation, groups), early
+def _fewer(x, channels: int, stride) -> bool:
+    """Whether there is less to copy of the output than of the input, as in depthwise layers.
+
+    What has no data (PyTorch's meta device) is there to be counted, and outputs ahead are no part
+    of the network; what is exported keeps the padding as it is defined, for the same reason.
+    """
+    return x.shape[-3] * stride[0] * stride[1] > channels and x.device.type != 'meta'
 
 
-def evenly_padded(x, weight, total, stride, dilation):
-    """What a convolution is given in place of ``x`` and ``total`` zeros: an input, zeros on both
-    sides of height and width, and how many rows and columns its output then has too many ahead.
+def placed(total, kernel, stride, dilation, fewer):
+    """Where a convolution gets ``total`` zeros along height and width, an odd one at the end.
+
+    Gives the zeros on both sides, how many rows and columns its output then has too many ahead,
+    and what ``F.pad`` is to append to its input, or None.
 
     A convolution pads evenly by itself; an odd zero would have to be appended to a copy of the
     input. Padded by a whole stride in its place, on both sides, the output begins one place early
-    and is the same from there on.
+    and is the same from there on. fewer: whether that is less to copy.
     """
-    even, odd = [t // 2 for t in total], [t % 2 for t in total]
+    even, odd = tuple(t // 2 for t in total), tuple(t % 2 for t in total)
     if not any(odd):
-        return x, even, odd
-    if _may_begin_early(x, weight, total, stride, dilation):
-        return x, [e + s * o for e, s, o in zip(even, stride, odd)], odd
-    return F.pad(x, (0, odd[1], 0, odd[0])), even, [0, 0]
-
-
-def _may_begin_early(x, weight, total, stride, dilation) -> bool:
-    """Whether there is less to copy of the output than of the input, as in depthwise layers.
-
-    What is exported keeps the padding as it is defined, and so does what has no data (PyTorch's
-    meta device): it is there to be counted, and outputs ahead are no part of the network.
-    """
-    reaches = all((kernel - 1) * d + 1 > t // 2 + s  # of more padding the library may be slow
-                  for kernel, d, t, s in zip(weight.shape[-2:], dilation, total, stride) if t % 2)
-    return (reaches and x.shape[-3] * math.prod(stride) > weight.shape[0]
-            and x.device.type != 'meta' and not torch.compiler.is_exporting())
+        return even, odd, None
+    if fewer and all((k - 1) * d + 1 > t // 2 + s  # of more padding the library may be slow
+                     for k, d, t, s in zip(kernel, dilation, total, stride) if t % 2):
+        return tuple(e + s * o for e, s, o in zip(even, stride, odd)), odd, None
+    return even, (0, 0), (0, odd[1], 0, odd[0])
 
 
 def dropped(x, early):
@@ -128,6 +123,12 @@ def layout_of(x) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
+@functools.lru_cache(maxsize=1024)  # sizes come and go
+def _placed_at(size, kernel, stride, dilation, fewer):
+    total = tuple(map(same_padding, size, kernel, stride, dilation))
+    return placed(total, kernel, stride, dilation, fewer)
+
+
 @MODELS.register_module()
 class Conv2dSame(nn.Conv2d):
     """``nn.Conv2d`` with TensorFlow's SAME padding, in place of ``padding``.
@@ -146,12 +147,19 @@ class Conv2dSame(nn.Conv2d):
             self.padding = tuple(t // 2 for t in total)
         self._known: tuple | None = None  # a size, and the zeros that it needs
 
-    def zeros(self, size: tuple[int, int]) -> list[int]:
+    def zeros(self, size: tuple[int, int]) -> tuple[int, int]:
         """Zeros that an input of this height and width gets along each, on both sides together."""
         if self._known and size == self._known[0]:
             return self._known[1]
-        return [same_padding(*axis) for axis in zip(size, self.kernel_size, self.stride,
-                                                    self.dilation)]
+        return tuple(map(same_padding, size, self.kernel_size, self.stride, self.dilation))
+
+    def placed(self, x):
+        """``placed`` for an input of data, of which nothing is recorded; worked out once.
+
+        For one image that takes as long as a small convolution.
+        """
+        return _placed_at(x.shape[-2:], self.kernel_size, self.stride, self.dilation,
+                          _fewer(x, self.out_channels, self.stride))
 
     def remember(self, size: tuple[int, int]) -> None:
         """Keep the zeros that inputs of this height and width need, for a deployed network."""

@@ -22,7 +22,7 @@ from mmeffnet.models.direct import (
     pixel_mean,
     plain_order,
 )
-from mmeffnet.models.layers import Conv2dSame, conv2d, dropped, evenly_padded
+from mmeffnet.models.layers import Conv2dSame, conv2d, dropped
 from mmeffnet.models.packing import BARE, FUSED, packed, packed_conv2d, packs
 from mmeffnet.models.recompute import LeanConvModule
 
@@ -118,11 +118,8 @@ def _as_it_is(x):
 def _convolution(x, conv, activate, weights):
     whole, padding, early, ends = x, conv.padding, (0, 0), None
     if type(conv) is Conv2dSame and conv.depends_on_size:
-        height, width = x.shape[2:]
-        whole, padding, early = evenly_padded(x, conv.weight, conv.zeros((height, width)),
-                                              conv.stride, conv.dilation)
-        if whole is not x:
-            ends = 0, whole.shape[3] - width, 0, whole.shape[2] - height
+        padding, early, ends = conv.placed(x)
+        whole = F.pad(x, ends) if ends else x
     setting = fine_bias(conv), conv.stride, padding, conv.dilation, conv.groups
     if packs(x):
         try:

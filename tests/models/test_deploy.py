@@ -100,7 +100,7 @@ def test_a_size_known_beforehand_and_every_other_are_padded_right(size):
 def test_a_size_of_images_with_one_channel_is_known():
     net = EfficientNet(peers.TINY, in_channels=1)
     net.switch_to_deploy((np.int64(64), 65))
-    assert net.layers[0].conv.zeros((64, 65)) is net.layers[0].conv.zeros((64, 65)) == [1, 2]
+    assert net.layers[0].conv.zeros((64, 65)) is net.layers[0].conv.zeros((64, 65)) == (1, 2)
 
 
 def test_a_traced_graph_of_a_known_size_is_right_at_other_sizes():
