@@ -39,6 +39,19 @@ def one_line_errors(*also: type[Exception]):
         sys.exit(known[0] if known else 2)
 
 
+def check_numbers(args, least: int, *names: str) -> None:
+    """InputError for an argument of a command line, one number or several, that is below ``least``.
+
+    names: attributes of ``args``; None is no number.
+    """
+    for name in names:
+        given = getattr(args, name)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not value >= least:  # as is NaN
+                flag = name.replace('_', '-')
+                raise InputError(f'--{flag} {value} must be at least {least}')
+
+
 def one_line(error: BaseException) -> str:
     """The message of an exception without line breaks, with its type where that helps."""
     # str() of a KeyError quotes its message.

@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from mmeffnet.analysis import scaling_curves as curves
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import InputError, check_numbers, one_line_errors
 from mmeffnet.inference.run import output_folder
 
 
@@ -37,9 +37,9 @@ def main(argv=None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train what is missing, then print the table and draw the picture."""
-    if args.epochs < 1 or any(not 1 <= times <= 1000 for times in args.times):
-        raise InputError(f'--epochs {args.epochs} must be at least 1, and --times '
-                         f'{args.times} from 1 to 1000')
+    check_numbers(args, 1, 'epochs')
+    if any(not 1 <= times <= 1000 for times in args.times):
+        raise InputError(f'--times {args.times} must be from 1 to 1000')
     path = args.draw or args.out / 'runs.csv'
     if args.draw and not args.draw.is_file():
         raise InputError(f'--draw {str(args.draw)!r} does not exist')

@@ -9,7 +9,7 @@ from mmeffnet.analysis.complexity import Complexity, complexity
 from mmeffnet.analysis.quantities import SECONDS, UNITS, amount, milliseconds, number
 from mmeffnet.analysis.targets import Found, Ratio, nearest
 from mmeffnet.arch import Arch
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import InputError, check_numbers, one_line_errors
 from mmeffnet.features import resolve_arch
 from mmeffnet.scaling import ModelScaling
 from mmeffnet.variants import VARIANTS, Variant, get_variant
@@ -99,10 +99,7 @@ def _check(args: argparse.Namespace) -> None:
     given = [flag for flag, value in ways.items() if value is not None]
     if len(given) > 1:
         raise InputError(f'{" and ".join(given)}: each says all by itself; give one of them')
-    for flag, value in (('--batch', args.batch), ('--devices', args.devices),
-                        ('--classes', args.classes)):
-        if value is not None and value < 1:
-            raise InputError(f'{flag} {value} must be at least 1')
+    check_numbers(args, 1, 'batch', 'devices', 'classes')
     if not 0 < args.tolerance < 1:
         raise InputError(f'--tolerance {args.tolerance} must be above 0 and below 1')
     if args.out:

@@ -6,7 +6,7 @@ import torch
 
 from mmeffnet.analysis.complexity import complexity
 from mmeffnet.analysis.memory import Activations, activations
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, check_numbers
 from mmeffnet.variants import VARIANTS, get_variant
 
 # ImageNet-1k's training images as they are distributed: 138 GB in 1,281,167 files.
@@ -103,8 +103,7 @@ def print_table(args: Namespace) -> None:
     unknown = [name for name in args.arch if name not in VARIANTS]
     if unknown:
         raise InputError(f'arch {unknown[0]!r} is none of {", ".join(VARIANTS)}')
-    if args.devices < 1:
-        raise InputError(f'--devices {args.devices} must be at least 1')
+    check_numbers(args, 1, 'devices')
     published = cost(PUBLISHED[0])
     print(HEADER.format(devices=args.devices))
     for name in args.arch or VARIANTS:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmeffnet.errors import InputError, RunError, one_line_errors
+from mmeffnet.errors import InputError, RunError, check_numbers, one_line_errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,9 +53,7 @@ def run(args: argparse.Namespace, argv) -> None:
     """Search, in as many processes as wanted, then print and write what was found."""
     from mmeffnet.analysis import coefficient_search as search
     from mmeffnet.analysis.scaling_curves import Base
-    for flag in ('epochs', 'workers', 'classes', 'base_resolution'):
-        if getattr(args, flag) < 1:
-            raise InputError(f'--{flag.replace("_", "-")} {getattr(args, flag)} must be at least 1')
+    check_numbers(args, 1, 'epochs', 'workers', 'classes', 'base_resolution')
     base = Base(width=args.base_width, depth=args.base_depth, resolution=args.base_resolution,
                 classes=args.classes)
     space = search.candidates(args.step, args.tolerance)

@@ -25,7 +25,7 @@ from mmeffnet.analysis.speed_chart import chart
 from mmeffnet.analysis.speed_rows import Baseline, Row
 from mmeffnet.analysis.steps import INFER, TRAIN, Setting
 from mmeffnet.arch import nearest
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import InputError, check_numbers, one_line_errors
 from mmeffnet.inference.network import choose_device
 from mmeffnet.inference.run import output_folder
 from mmeffnet.variants import VARIANTS
@@ -93,12 +93,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
         if variant not in VARIANTS:
             raise InputError(f'--variants {variant!r} is no variant{nearest(variant, VARIANTS)} '
                              f'(known: {", ".join(VARIANTS)})')
-    for flag, least, values in (('--batch', 1, args.batch), ('--size', 32, [args.size]),
-                                ('--rounds', LEAST_ROUNDS, [args.rounds]),
-                                ('--budget', 0, [args.budget])):
-        for value in values:
-            if value is not None and not value >= least:
-                raise InputError(f'{flag} {value} must be at least {least}')
+    for name, least in dict(batch=1, size=32, rounds=LEAST_ROUNDS, budget=0).items():
+        check_numbers(args, least, name)
     for flag, given, mode in (('--deploy', args.deploy, INFER), ('--lean', args.lean, TRAIN)):
         if given and mode not in args.mode:
             raise InputError(f'{flag} is for --mode {mode}, and {" ".join(args.mode)} is asked for')

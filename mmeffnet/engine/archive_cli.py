@@ -14,7 +14,7 @@ from rich.progress import track
 from mmeffnet.datasets import packed, shards
 from mmeffnet.datasets.archive import MANIFEST, Archive, samples_of, write_archive
 from mmeffnet.engine.config import explain, load_config
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import InputError, check_numbers, one_line_errors
 
 DEFAULT_SHORT_SIDE = 256
 
@@ -28,7 +28,7 @@ def pack(argv=None) -> int:
                         help='threads; all cores by default')
     args = parser.parse_args(argv)
     with one_line_errors():
-        _at_least_one(args, 'short_side', 'workers')
+        check_numbers(args, 1, 'short_side', 'workers')
         return _run(args, packed.KIND, lambda: packed.packing(args.short_side, args.workers))
 
 
@@ -67,7 +67,7 @@ def _run(args: Namespace, kind: str, make) -> int:
         return _check(Archive(args.check, kind), progress)
     if not args.config or not args.out:
         raise InputError('CONFIG and --out FOLDER are needed, or --check FOLDER')
-    _at_least_one(args, 'images_per_part')
+    check_numbers(args, 1, 'images_per_part')
     dataset = _dataset(args.config, args.split)
     samples, out = samples_of(dataset), Path(args.out)
     try:
@@ -116,12 +116,6 @@ def _without_pipeline(dataset: dict) -> dict:
     if not inner or 'pipeline' in dataset:
         inner['pipeline'] = []
     return dict(dataset, **inner)
-
-
-def _at_least_one(args: Namespace, *names: str) -> None:
-    for name in names:
-        if getattr(args, name) < 1:
-            raise InputError(f'--{name.replace("_", "-")} {getattr(args, name)} must be at least 1')
 
 
 def _free(folder: Path) -> str:

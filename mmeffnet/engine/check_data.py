@@ -18,7 +18,7 @@ from mmeffnet.datasets.scan import scan
 from mmeffnet.datasets.sources import KINDS, SPLITS, Problem, Source
 from mmeffnet.engine.config import load_config
 from mmeffnet.engine.data_checks import class_folder, list_and_folder
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import InputError, check_numbers, one_line_errors
 from mmeffnet.files import try_folder, whole
 from mmeffnet.weights.settings import dataset_configs
 
@@ -51,10 +51,8 @@ def main(argv=None) -> int:
         sys.stdout.reconfigure(errors='backslashreplace')
     console = Console(file=sys.stdout, highlight=False)
     with one_line_errors():
-        for name, value, least in (('max-pixels', args.max_pixels, 1), ('workers', args.workers, 0),
-                                   ('num-classes', args.num_classes, 1)):
-            if value is not None and value < least:
-                raise InputError(f'--{name} {value} must be at least {least}')
+        check_numbers(args, 1, 'max_pixels', 'num_classes')
+        check_numbers(args, 0, 'workers')
         check_report(Path(args.report))
         bar, root = Console(file=sys.stderr), Path(args.data)
         cfg = load_config(args.config) if args.config else None

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mmeffnet.engine import cxx
-from mmeffnet.errors import InputError, RunError, one_line_errors
+from mmeffnet.errors import InputError, RunError, check_numbers, one_line_errors
 from mmeffnet.version import DETECTION
 
 CHECK = 'from mmcv.ops import nms, roi_align'
@@ -40,8 +40,7 @@ def main(argv=None) -> None:
     """tools/build_operators.py. Exits with 2 for what is missing, 1 for a failed compilation."""
     args = parser().parse_args(argv)
     with one_line_errors():
-        if args.jobs < 1:
-            raise InputError(f'--jobs {args.jobs} must be at least 1')
+        check_numbers(args, 1, 'jobs')
         if not args.force and works():
             print('The operators are there already.')
             return

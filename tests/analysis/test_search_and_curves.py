@@ -427,6 +427,7 @@ def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys
 
 @pytest.mark.parametrize(('main', 'argv', 'message'), [
     (curves_cli.main, ['--epochs', '0'], '--epochs 0 must be at least 1'),
+    (curves_cli.main, ['--times', '2', '0'], '--times [2.0, 0.0] must be from 1 to 1000'),
     (curves_cli.main, ['--draw', 'none.csv'], "--draw 'none.csv' does not exist"),
     (search_cli.main, ['--step', '3'], '--step 3.0 must be above 0 and at most 1'),
     (search_cli.main, ['--workers', '0'], '--workers 0 must be at least 1'),
