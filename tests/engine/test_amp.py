@@ -5,7 +5,9 @@ from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper as Float16OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from mmeffnet.engine import amp
+from mmeffnet.engine import amp, cli, run
+from mmeffnet.engine.config import load_config
+from mmeffnet.registry import MODELS
 
 
 @pytest.mark.parametrize(('device', 'bf16', 'precision', 'chosen'), [
@@ -44,10 +46,14 @@ def test_bfloat16_reaches_the_layers_and_no_further():
     assert made.clip_grad_kwargs == dict(max_norm=1.)
 
 
+def compiled_operators():
+    reason = 'RoIAlign needs mmcv with compiled operators: python tools/build_operators.py'
+    return pytest.importorskip('mmcv.ops', reason=reason, exc_type=ImportError)
+
+
 def test_what_mmcv_compiles_without_bfloat16_computes_in_float32():
     """Else RoIAlign of a detector, for one, ends the first step."""
-    reason = 'RoIAlign needs mmcv with compiled operators: python tools/build_operators.py'
-    align = pytest.importorskip('mmcv.ops', reason=reason, exc_type=ImportError).RoIAlign(2, 1.)
+    align = compiled_operators().RoIAlign(2, 1.)
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -65,6 +71,33 @@ def test_what_mmcv_compiles_without_bfloat16_computes_in_float32():
     found.float().sum().backward()
     assert model.conv.weight.grad.abs().max() > 0
     torch.testing.assert_close(found.float(), model(torch.ones(1, 3, 8, 8)), rtol=0, atol=0.02)
+
+
+def test_a_test_in_mixed_precision_computes_them_in_float32_too(tiny_config, tmp_path,
+                                                                monkeypatch, capfd):
+    ops = compiled_operators()
+
+    @MODELS.register_module(name='AlignedNeck')
+    class Aligned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.align = ops.RoIAlign(2, 1.)
+
+        def forward(self, outs):
+            boxes = [[float(image), 0., 0., 2., 2.] for image in range(len(outs[-1]))]
+            return outs[-1].mean((2, 3)) + self.align(outs[-1], torch.tensor(boxes)).mean((2, 3)),
+
+    monkeypatch.chdir(tmp_path)
+    try:
+        config = tiny_config("model = dict(neck=dict(type='AlignedNeck'))",
+                             'test_dataloader = dict(num_workers=0, dataset=dict(indices=8))')
+        cfg = load_config(config)
+        model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
+        torch.save(dict(state_dict=model.state_dict()), 'aligned.pth')
+        run.test(cli.parse(cli.test_parser(), [config, 'aligned.pth', '--amp']))
+    finally:
+        MODELS.module_dict.pop('AlignedNeck')
+    assert 'accuracy/top1' in capfd.readouterr().out
 
 
 def test_a_layer_that_lacks_bfloat16_is_left_alone_outside_of_it():
