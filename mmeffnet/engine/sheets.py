@@ -1,5 +1,6 @@
 """One picture of what a detector or segmenter sees."""
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from mmengine.dist import is_main_process
@@ -13,6 +14,8 @@ COLUMNS = 4
 SIDE = 2.6        # of a picture on the sheet, in inches
 SCORE = 0.3       # the least score of a box that is drawn
 LABEL = 0.06      # height of a label, as a share of the picture
+LINE = 0.15       # height of a line of the headline, in inches
+LETTERS = 14      # of it in an inch
 GAP = 3           # pixels between picture and masks
 # Told apart by colour-blind eyes, and on photographs.
 FOUND, TRUE = '#56b4e9', '#f0e442'
@@ -74,7 +77,11 @@ def draw_sheet(samples: list, metainfo: dict, path: Path, score: float = SCORE) 
     columns = min(COLUMNS if not segmented else COLUMNS // 2, len(samples))
     rows = -(-len(samples) // columns)
     width = SIDE * (3 if segmented else 1)
-    figure = blank_figure(columns * width, rows * (SIDE + .25) + .3)
+    headline = fill('picture, true and found masks' if segmented else
+                    f'found: blue, with class and score from {score:g}; true: yellow, dashed',
+                    int(columns * width * LETTERS))
+    figure = blank_figure(columns * width,
+                          rows * (SIDE + .25) + LINE * (2 + headline.count('\n')))
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -84,9 +91,7 @@ def draw_sheet(samples: list, metainfo: dict, path: Path, score: float = SCORE) 
             picture = ImageOps.exif_transpose(image).convert('RGB')
         draw(axis, np.asarray(picture), sample, metainfo, score)
         axis.set_title(Path(sample.img_path).name, fontsize=8, parse_math=False)
-    figure.suptitle('picture, true and found masks' if segmented else
-                    f'found: blue, with class and score from {score:g}; true: yellow, dashed',
-                    fontsize=9)
+    figure.suptitle(headline, fontsize=9)
     save_figure(figure, path)
 
 

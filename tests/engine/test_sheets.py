@@ -94,6 +94,19 @@ def test_names_with_dollars_are_drawn_as_they_are(photograph, tmp_path, monkeypa
     assert not any(text.get_parse_math() for text in names)
 
 
+@pytest.mark.parametrize('pictures', [1, 2, 5])
+def test_the_headline_fits_on_the_sheet(pictures, photograph, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(sheets, 'save_figure', lambda figure, path: figures.append(figure))
+    sheets.draw_sheet([detection(photograph)] * pictures, {}, tmp_path / 'sheet.png')
+    figure, = figures
+    figure.draw_without_rendering()
+    line, sheet = figure._suptitle.get_window_extent(), figure.bbox
+    assert 0 < line.x0 < line.x1 < sheet.x1
+    assert max(axis.title.get_window_extent().y1 for axis in figure.axes) < line.y0 < line.y1 < (
+        sheet.y1)
+
+
 def test_only_the_first_pictures_are_kept(photograph, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(sheets, 'draw_sheet', lambda samples, *args: drawn.append(len(samples)))
