@@ -57,10 +57,10 @@ def main() -> None:
     args = parser.parse_args()
     with one_line_errors(ValueError):
         images, labels = pictures(args.pictures)
+        networks = [build_network(source, device='cpu') for source in args.weights]
         print('| network | form | logits apart, % | class of float32, % | top-1, % |\n'
               '|---|---|--:|--:|--:|')
-        for source in args.weights:
-            network = build_network(source, device='cpu')
+        for network in networks:
             tensors = torch.stack([network.settings.tensor(image) for image in images])
             batches = tensors.contiguous(memory_format=torch.channels_last).split(BATCH)
             exact = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmeffnet.arch import nearest
-from mmeffnet.scaling import ModelScaling, round_channels
+from mmeffnet.scaling import round_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,7 @@ def from_phi(phi: int) -> EfficientDetVariant:
     """
     if not isinstance(phi, int) or not 0 <= phi <= 6:
         raise ValueError(f'phi={phi!r} must be a whole number from 0 to 6')
-    scaling = ModelScaling(width=1.35 ** phi)
     return EfficientDetVariant(
         arch=f'b{phi}', resolution=512 + 128 * phi,
-        channels=round_channels(64 * scaling.width), fpn_repeats=3 + phi,
+        channels=round_channels(64 * 1.35 ** phi), fpn_repeats=3 + phi,
         head_repeats=3 + phi // 3)

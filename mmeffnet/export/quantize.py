@@ -4,7 +4,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from itertools import islice
 from pathlib import Path
@@ -69,8 +69,11 @@ def _through(steps: list, path: Path) -> torch.Tensor:
             data = step(data)
         except Exception as error:
             name = type(step).__name__
-            hint = '' if name.startswith('Load') or 'img' in (data or ()) else (
-                '; no step before it has read the picture: begin with LoadImageFromFile')
+            hint = ''
+            if name.startswith('Load'):
+                hint = '; repair the file or take it out of the folder'
+            elif 'img' not in (data or ()):
+                hint = '; no step before it has read the picture: begin with LoadImageFromFile'
             raise InputError(f'--calib: {name} of the test pipeline fails on {str(path)!r}: '
                              f'{one_line(error)}{hint}') from error
     if 'inputs' not in (data or ()):
@@ -93,12 +96,11 @@ def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, r
     from onnxruntime.quantization.shape_inference import quant_pre_process
     seen = (prepared(picture[None], classifier, raw).contiguous().numpy() for picture in track(
         pictures, 'Calibrating', transient=True, console=Console(stderr=True)))
-    logging.getLogger().setLevel(logging.ERROR)  # it advises what has been done
     props = onnx.load(str(path)).metadata_props
     with tempfile.TemporaryDirectory(prefix='mmeffnet-int8-') as folder:
         before, after = Path(folder, 'before.onnx'), Path(folder, 'after.onnx')
-        quant_pre_process(str(path), str(before), skip_symbolic_shape=True)
-        with redirect_stdout(StringIO()):  # a line for each picture
+        with _unsaid(), redirect_stdout(StringIO()):  # a line for each picture
+            quant_pre_process(str(path), str(before), skip_symbolic_shape=True)
             quantize_file(str(before), str(after), _reader(seen, len(pictures)),
                           quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
                           activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
@@ -108,6 +110,18 @@ def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, r
     model.metadata_props.extend(props)
     with whole(path) as part:
         onnx.save_model(model, str(part))
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """ONNX Runtime advises, through Python's root logger, what has been done."""
+    log = logging.getLogger()
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _ranges(classifier: Classifier) -> dict:

@@ -2,6 +2,7 @@
 import copy
 import errno
 import json
+import logging
 import pickle
 import re
 import runpy
@@ -192,11 +193,14 @@ def test_the_test_tool_evaluates_a_file_like_the_checkpoint(kind, folder):
 def test_int8_is_a_quarter_and_tells_what_is_lost(folder, capsys):
     whole = plain(folder, 'onnx')
     capsys.readouterr()
+    before = logging.getLogger().level
     path = export(folder, 'onnx', 'int8', '--int8', '--calib', str(folder / 'pictures'))
     assert path.stat().st_size < 0.35 * whole.stat().st_size
     assert re.search(r'best class equal on \d of 8 pictures', capsys.readouterr().out)
     assert 'QuantizeLinear' in ops(path)
     assert runtime.open_exported(path)[1]['precision'] == 'int8'
+    # ONNX Runtime's advice is muted, and nothing else of this process.
+    assert logging.getLogger().level == before
 
 
 @ONNX
@@ -454,6 +458,16 @@ def test_pictures_for_int8_go_through_the_pipeline_of_wrapped_data_sets(folder):
     dataset['datasets'][1]['pipeline'][1]['crop_size'] = 2 * SIZE
     with pytest.raises(InputError, match='have different pipelines'):
         quantize.images(cfg, 'pictures', (SIZE, SIZE))
+
+
+def test_a_torn_picture_for_int8_is_named(tmp_path):
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmpretrain')
+    (tmp_path / 'torn.png').write_bytes(Path('pictures/00.png').read_bytes()[:100])
+    cfg = dict(test_dataloader=dict(dataset=dict(pipeline=pipeline())))
+    with pytest.raises(InputError, match=r"fails on '.*torn\.png': .*; repair the file or take it "
+                                         'out of the folder'):
+        quantize.images(cfg, str(tmp_path), (SIZE, SIZE))
 
 
 def test_pictures_for_int8_are_spread_over_all_of_the_folder(tmp_path, monkeypatch):
