@@ -16,7 +16,12 @@ from mmeffnet.engine import cxx
 from mmeffnet.errors import InputError, RunError, check_numbers, one_line_errors
 from mmeffnet.version import DETECTION
 
-CHECK = 'from mmcv.ops import nms, roi_align'
+# Operators that were compiled where no GPU was seen load beside one, and do not run there.
+CHECK = """import torch
+from mmcv.ops import nms
+boxes = torch.eye(4, device="cuda" if torch.cuda.is_available() else "cpu")
+nms(boxes, boxes[0], 0.5)
+"""
 # mmcv asks for C++17, and headers of newer PyTorch are C++20: the last of two flags counts.
 STANDARD = '-std=c++20'
 # What the build of mmcv needs in the environment itself, since it has to see its PyTorch.
@@ -51,7 +56,7 @@ def main(argv=None) -> None:
 
 
 def works() -> bool:
-    """Whether a fresh process can load the operators: a build for another PyTorch cannot."""
+    """Whether a fresh process can run the operators: a build for another PyTorch cannot."""
     return subprocess.run([sys.executable, '-c', CHECK], capture_output=True).returncode == 0
 
 
@@ -156,12 +161,12 @@ def _first_error(log: Path) -> str:
 def install(wheel: Path) -> None:
     """Put the wheel in the place of the installed mmcv.
 
-    Raises RunError where it is torn, or does not load.
+    Raises RunError where it is torn, or does not run.
     """
     put = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--force-reinstall', '--no-index',
            '--quiet', '--disable-pip-version-check', str(wheel)]
     for command, failure in ((put, 'cannot be installed'),
-                             ([sys.executable, '-c', CHECK], 'was installed and does not load')):
+                             ([sys.executable, '-c', CHECK], 'was installed and does not run')):
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             said = (result.stderr.strip(' .\n').splitlines() or ['nothing was said'])[-1]

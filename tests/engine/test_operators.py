@@ -42,6 +42,18 @@ def test_operators_that_work_are_left_alone(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / 'wheels').exists()
 
 
+@pytest.mark.parametrize('there', [True, False])
+def test_operators_that_load_and_do_not_run_are_no_operators(there, monkeypatch, tmp_path):
+    """Such as those compiled without CUDA, once there is a GPU."""
+    (tmp_path / 'mmcv').mkdir()
+    (tmp_path / 'mmcv/__init__.py').touch()
+    (tmp_path / 'mmcv/ops.py').write_text(
+        'def nms(boxes, scores, least):\n    assert len(boxes) == len(scores)\n'
+        + '    raise RuntimeError("not found")\n' * (not there))
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    assert operators.works() is there
+
+
 @pytest.mark.parametrize('lacking', ['onedl_mmcv', 'torch', 'ninja'])
 def test_a_package_that_is_missing_is_named_with_the_command(stack, capsys, tmp_path, lacking):
     stack(**{name: number for name, number in WHOLE.items() if name != lacking})
@@ -156,7 +168,7 @@ def test_the_official_mmcv_has_no_sources_here(stack):
         operators.source()
 
 
-def test_a_wheel_that_does_not_load_is_an_error(monkeypatch, tmp_path):
+def test_a_wheel_that_does_not_run_is_an_error(monkeypatch, tmp_path):
     done = []
 
     def run(command, **_):
@@ -164,7 +176,7 @@ def test_a_wheel_that_does_not_load_is_an_error(monkeypatch, tmp_path):
         failed = command[1] == '-c'
         return subprocess.CompletedProcess(command, int(failed), '', 'x\nImportError: symbol')
     monkeypatch.setattr(operators.subprocess, 'run', run)
-    with pytest.raises(operators.RunError, match='does not load: ImportError: symbol'):
+    with pytest.raises(operators.RunError, match='does not run: ImportError: symbol'):
         operators.install(tmp_path / 'a.whl')
     assert '--no-deps' in done[0]
 
