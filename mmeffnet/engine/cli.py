@@ -18,7 +18,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument('--amp', action='store_true',
                         help='mixed precision: bfloat16 where the device has it, else float16')
     parser.add_argument('--compile', action='store_true',
-                        help='compile the network with torch.compile')
+                        help='compile the network with torch.compile, and on a CPU the '
+                        'steps of mmeffnet.RMSpropTF')
     parser.add_argument('--channels-last', action='store_true',
                         help='keep the channels of a pixel beside each other in memory')
     parser.add_argument('--accumulate', type=positive, metavar='N',

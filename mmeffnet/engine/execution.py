@@ -1,9 +1,12 @@
 """How a network is executed: compiled, or with the channels of a pixel beside each other."""
 import torch
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from torch import nn
 
 from mmeffnet.engine.checkpoint import backbone_of
 from mmeffnet.errors import InputError
+from mmeffnet.optim import RMSpropTF
 
 
 def compile_network(model: nn.Module) -> None:
@@ -13,6 +16,16 @@ def compile_network(model: nn.Module) -> None:
     would stop. Keys and weights stay as they are. Raises InputError where there is none.
     """
     _network(model, '--compile').compile()
+
+
+class CompiledStepHook(Hook):
+    """Compile the steps of our own optimizer, which is built when the run starts."""
+
+    def before_train(self, runner) -> None:
+        wrapper = runner.optim_wrapper
+        for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+            if isinstance(one.optimizer, RMSpropTF):
+                one.optimizer.compile()
 
 
 def channels_last(model: nn.Module) -> None:

@@ -46,6 +46,8 @@ def train(args: Namespace) -> None:
                                    (args.compile, execution.compile_network)):
                 if wanted:
                     change(bare_model(runner.model))
+            if args.compile:
+                runner.register_hook(execution.CompiledStepHook())
             _notice_batch_size(cfg)
             _start(runner.train, runner, cfg)
         _leave_processes()

@@ -43,6 +43,7 @@ class RampedAverage(BaseAveragedModel):
         super().__init__(model, interval, device, update_buffers)
         self.decay, self.ramp = decay, ramp
         self._sources = Sources()
+        self._floats, self._others = _kinds(list(map(local, self.avg_parameters.values())))
 
     def rate(self, steps: int) -> float:
         """What MMEngine calls momentum: the share of the new weights at an update."""
@@ -63,21 +64,27 @@ class RampedAverage(BaseAveragedModel):
                                                    self.update_buffers)))
         calls = int(self.steps) + 1
         start = calls <= self.interval
-        floats, copied = [], []
-        for pair in zip(averages, weights, strict=True):
-            (copied if start or not pair[0].is_floating_point() else floats).append(pair)
-        if floats and not start and calls % self.interval == 0:
-            # A state dict holds a view for each name; those without memory here have no address.
-            floats = {(own.data_ptr() or id(own), own.shape, own.stride()): (own, other)
-                      for own, other in floats}.values()
-            mine, _ = zip(*floats, strict=True)
-            theirs = [w if w.device == m.device else w.to(m.device) for m, w in floats]
+        if self._floats and not start and calls % self.interval == 0:
+            mine, theirs = ([tensors[i] for i in self._floats] for tensors in (averages, weights))
+            if mine[0].device != theirs[0].device:
+                theirs = [w.to(m.device) for m, w in zip(mine, theirs, strict=True)]
             torch._foreach_lerp_(mine, theirs, self.rate(calls // self.interval - 1))
+        copied = [(averages[i], weights[i])
+                  for i in (range(len(averages)) if start else self._others)]
         if not self.update_buffers:
             copied += zip(self.module.buffers(), model.buffers(), strict=True)
         if copied:
             torch._foreach_copy_(*zip(*copied, strict=True))
         self.steps += 1
+
+
+def _kinds(averages) -> tuple[list[int], list[int]]:
+    """Places of the tensors to average and of those to copy, such as counters."""
+    floats = [i for i, own in enumerate(averages) if own.is_floating_point()]
+    # A state dict holds a view for each name; those without memory here have no address.
+    once = {(averages[i].data_ptr() or i, averages[i].shape, averages[i].stride()): i
+            for i in floats}
+    return [*once.values()], sorted({*range(len(averages))} - {*floats})
 
 
 class Sources:

@@ -6,6 +6,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmeffnet.optim.gathered import Gathered
+from mmeffnet.optim.single_pass import all_at_once, numbers_of, single_pass, split
 from mmeffnet.registry import OPTIMIZERS
 
 # Elements from which on a parameter is updated by itself on a CPU: calls cost little beside it, and
@@ -58,7 +59,18 @@ class RMSpropTF(Optimizer):
         super().__init__(params, dict(
             lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay, foreach=foreach))
-        self._gathered = {}
+        self._gathered, self._compiled = {}, False
+
+    def compile(self) -> None:
+        """Have steps on a CPU made in one pass over memory, compiled at the first by torch.compile.
+
+        As ``nn.Module.compile`` does it: in place, state and keys stay as they are. Results differ
+        by rounding. Nothing changes on an accelerator, and with ``foreach=False``.
+        """
+        self._compiled = True
+
+    def __getstate__(self):
+        return {**super().__getstate__(), '_compiled': self._compiled}
 
     def __setstate__(self, state):
         for number, group in enumerate(state['param_groups']):
@@ -67,6 +79,7 @@ class RMSpropTF(Optimizer):
             group.setdefault('foreach', None)
             _check_rule(number, group)
         super().__setstate__(state)
+        self.__dict__.setdefault('_compiled', False)
         self._gathered = {}  # of an optimizer that was copied or loaded as a whole
 
     @torch.no_grad()
@@ -78,6 +91,7 @@ class RMSpropTF(Optimizer):
                 loss = closure()
         alike = self._alike()
         before, self._gathered = self._gathered, {}
+        vectors, numbers = [], []  # of large parameters, for the compiler
         for (device, together, rule, _), params in alike.items():
             rule = dict(zip(RULE, rule, strict=True))
             if together is None:
@@ -91,7 +105,14 @@ class RMSpropTF(Optimizer):
                 if small:
                     self._update_small(small, before, rule)
                 large = [param for param in params if param.numel() >= LARGE]
-                _update_each(*self._tensors(large), **rule)
+                tensors = self._tensors(large)
+                if self._compiled:
+                    found, tensors = split(tensors)
+                    vectors += found
+                    numbers += [numbers_of(**rule)] * len(found)
+                _update_each(*tensors, **rule)
+        if vectors:
+            all_at_once()(*map(list, zip(*vectors, strict=True)), torch.stack(numbers))
         for gathered in before.values():
             gathered.leave((), self.state)
         return loss
@@ -127,7 +148,7 @@ class RMSpropTF(Optimizer):
             _update_together(*tensors, **rule)
         else:
             self._gathered[params[0]] = gathered
-            _update_gathered(gathered, *tensors[:2], **rule)
+            _update_gathered(gathered, *tensors[:2], self._compiled, **rule)
 
     def _tensors(self, params):
         squares, steps = [], []
@@ -176,15 +197,20 @@ def _update_each(params, grads, squares, steps, *, lr, weight_decay, decoupled_w
         param.sub_(step)
 
 
-def _update_gathered(gathered, params, grads, *, lr, weight_decay, decoupled_weight_decay,
-                     **rule) -> None:
+def _update_gathered(gathered, params, grads, compiled, *, lr, weight_decay,
+                     decoupled_weight_decay, **rule) -> None:
     torch._foreach_copy_(gathered.grads, grads)
     if weight_decay and decoupled_weight_decay:
         torch._foreach_mul_(params, 1 - lr * weight_decay)
     elif weight_decay:
         torch._foreach_add_(gathered.grads, params, alpha=weight_decay)
-    for part in gathered.parts:
-        _advance(*part, lr=lr, **rule)
+    if compiled:
+        numbers = numbers_of(lr=lr, weight_decay=0., decoupled_weight_decay=False, **rule)
+        for part in gathered.parts:
+            single_pass()(*part, numbers)
+    else:
+        for part in gathered.parts:
+            _advance(*part, lr=lr, **rule)
     torch._foreach_sub_(params, gathered.states[STEP])
 
 

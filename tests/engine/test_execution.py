@@ -1,17 +1,19 @@
 """--compile, --channels-last, --accumulate: together with averages, resuming, recomputed blocks."""
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TINY, run_tool
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from peers import TINY as EVERY_BLOCK
 from torch import nn
 
 from mmeffnet.engine import adjust, cli, execution
 from mmeffnet.errors import InputError
 from mmeffnet.models import EfficientNet
-from mmeffnet.optim import RampedAverage
+from mmeffnet.optim import RampedAverage, RMSpropTF
 
 SMALL = dict(stem=8, head=32, activation='Swish', stages=dict(
     first=dict(block='mbconv', kernel=3, stride=2, expand=4, channels=8, repeats=1, se_ratio=0.25)))
@@ -184,6 +186,17 @@ def test_averages_of_accumulated_steps_resume_within_one(tiny_config, tmp_path, 
             assert torch.equal(value, part[key][name]), name
 
 
+def test_the_steps_of_our_optimizer_are_compiled_and_no_others():
+    ours, theirs = (kind([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+                    for kind in (RMSpropTF, torch.optim.SGD))
+    hook = execution.CompiledStepHook()
+    for wrapper in (OptimWrapper(theirs), OptimWrapperDict(a=OptimWrapper(theirs),
+                                                           b=OptimWrapper(ours))):
+        assert not ours._compiled
+        hook.before_train(SimpleNamespace(optim_wrapper=wrapper))
+    assert ours._compiled
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_all_flags_together_train_and_resume(tmp_path):
@@ -191,6 +204,7 @@ def test_all_flags_together_train_and_resume(tmp_path):
     (tmp_path / 'tiny.py').write_text(
         "_base_ = './tiny_base.py'\nmodel = dict(backbone=dict(with_cp=True, arch=dict(stages="
         'dict(second=dict(repeats=1)))))\n'
+        "optim_wrapper = dict(optimizer=dict(_delete_=True, type='mmeffnet.RMSpropTF', lr=0.001))\n"
         'train_cfg = dict(max_epochs=2)\nrandomness = dict(seed=1)\n')
     args = ['tiny.py', '--amp', '--compile', '--channels-last', '--accumulate', '2']
     for folder, *more in (('whole', ), ('part', '--resume', 'whole/epoch_1.pth')):

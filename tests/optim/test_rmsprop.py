@@ -1,5 +1,6 @@
 """TensorFlow's RMSProp: by hand, against a reference, against timm's, saved and resumed."""
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, OPTIMIZERS
 
-from mmeffnet.optim import RMSpropTF
+from mmeffnet.optim import RMSpropTF, rmsprop, single_pass
 from mmeffnet.optim.gathered import Gathered
 from mmeffnet.optim.rmsprop import LARGE
 from mmeffnet.plugin import MIM
@@ -231,6 +232,58 @@ def test_large_ones_are_updated_wherever_their_numbers_lie(decay):
                 params[3].grad = params[3].grad.to(memory_format=torch.channels_last)
             optimizer.step()
     assert all(torch.equal(one, other) for one, other in zip(plain, ours, strict=True))
+
+
+@pytest.mark.parametrize('compiled', [False, pytest.param(True, marks=[
+    pytest.mark.slow, pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')])])
+@pytest.mark.parametrize('decay', [{}, dict(weight_decay=0.1),
+                                   dict(weight_decay=0.1, decoupled_weight_decay=True)])
+def test_steps_of_a_single_pass_are_those_of_many(decay, compiled, monkeypatch):
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in (
+        (5, ), (LARGE + 3, ), (64, 32, 5, 5), (LARGE, ), (3, 4))]
+    theirs = copy.deepcopy(ours)
+    single, many = (RMSpropTF(params, **decay) for params in (ours, theirs))
+    single.compile()
+    single = copy.deepcopy((ours, single))[1]  # a copy is compiled, too
+    ours = single.param_groups[0]['params']
+    if compiled:
+        torch.compiler.reset()
+    else:  # the same operations, one after another
+        monkeypatch.setattr(rmsprop, 'single_pass', lambda: single_pass.advance)
+        monkeypatch.setattr(rmsprop, 'all_at_once', lambda: single_pass.update)
+    for step in range(5):
+        # Another rate does not ask for the compiler again.
+        stance = 'fail_on_recompile' if compiled and step in (1, 2) else 'default'
+        for params, optimizer in ((ours, single), (theirs, many)):
+            optimizer.param_groups[0]['lr'] = 0.01 * 0.97 ** step
+            give(params, step)
+            if step > 2:  # beside a parameter in another order
+                params[2].grad = params[2].grad.to(memory_format=torch.channels_last)
+            versions = [param._version for param in params]
+            with torch.compiler.set_stance(stance):
+                optimizer.step()
+            assert all(param._version > before for param, before in zip(params, versions))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        for name in ('square_avg', 'momentum_buffer'):
+            torch.testing.assert_close(single.state[one][name], many.state[other][name],
+                                       rtol=1e-12, atol=1e-12)
+
+
+def test_a_compiled_optimizer_loads_a_state_of_another():
+    states = [], []
+    for params, made in zip((some_params(), some_params()), states, strict=True):
+        optimizer = RMSpropTF(params)
+        give(params, 0)
+        optimizer.step()
+        made += params, optimizer
+    (_, plain), (_, single) = states
+    single.compile()
+    single.load_state_dict(plain.state_dict())
+    assert single._compiled
+    assert single.state_dict().keys() == plain.state_dict().keys()
+    assert single.state_dict()['param_groups'] == plain.state_dict()['param_groups']
 
 
 def test_the_state_of_small_parameters_lies_together_and_saves_as_any(tmp_path):

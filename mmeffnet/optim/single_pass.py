@@ -1,0 +1,60 @@
+"""A step of RMSpropTF in one pass over memory, by PyTorch's compiler."""
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+
+L2, KEPT = 5, 6  # places among the numbers of a rule
+
+
+def numbers_of(*, lr, alpha, eps, momentum, weight_decay, decoupled_weight_decay) -> torch.Tensor:
+    """A rule as a tensor, which may change from step to step without another compilation."""
+    l2, shrink = (0., lr * weight_decay) if decoupled_weight_decay else (weight_decay, 0.)
+    return torch.tensor([lr, alpha, 1 - alpha, eps, momentum, l2, 1 - shrink], dtype=torch.float64)
+
+
+def split(lists: Sequence[Sequence[torch.Tensor]]) -> tuple[list, list]:
+    """Of parameters, gradients and so on: those of which all lie in one order, for each parameter a
+    list of vectors; and the lists of the others."""
+    vectors, rest = [], []
+    for tensors in zip(*lists, strict=True):
+        if any(all(tensor.is_contiguous(memory_format=order) for tensor in tensors)
+               for order in (torch.contiguous_format, torch.channels_last)):
+            vectors.append([tensor.detach().as_strided((tensor.numel(), ), (1, ))
+                            for tensor in tensors])
+        else:
+            rest.append(tensors)
+    return vectors, [*zip(*rest, strict=True)] or [()] * len(lists)
+
+
+@functools.cache
+def single_pass():
+    """``advance``, compiled for vectors of any length at its first call."""
+    return torch.compile(advance, dynamic=True, fullgraph=True)
+
+
+@functools.cache
+def all_at_once():
+    """``update``, compiled for the sizes it is given: a call for each parameter takes longer.
+
+    Past PyTorch's limit of compilations further sets of sizes are run as they are.
+    """
+    return torch.compile(update, dynamic=False)
+
+
+def update(params, grads, squares, steps, numbers) -> None:
+    """RMSpropTF's rule in place, for each parameter a row of ``numbers``."""
+    for row, (param, grad, square, step) in enumerate(zip(params, grads, squares, steps)):
+        shrunk = param * numbers[row, KEPT]
+        advance(grad + numbers[row, L2] * shrunk, square, step, numbers[row])
+        param.copy_(shrunk - step)
+
+
+def advance(grad, square, step, numbers) -> None:
+    """The step to subtract, in place, of a gradient that has the decay in it."""
+    lr, alpha, rest, eps, momentum = numbers[:L2].unbind()
+    mean = square * alpha + rest * grad * grad
+    square.copy_(mean)
+    step.copy_(step * momentum + lr * grad / torch.sqrt(mean + eps))
