@@ -181,6 +181,7 @@ def train_with_a_spoilt_batch(rank, port, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_leave_out_a_step_together(tmp_path):
     torch.multiprocessing.spawn(train_with_a_spoilt_batch, args=(free_port(), tmp_path), nprocs=2)
     assert len([*tmp_path.glob('*/non_finite_iter_2_rank_*.pth')]) == 2

@@ -158,6 +158,7 @@ def train_in_steps_of_two(rank, port, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_gradients_of_an_open_step_are_kept_for_all_processes(tmp_path):
     """MMEngine calls the hooks of a checkpoint in the first process alone."""
     torch.multiprocessing.spawn(train_in_steps_of_two, args=(free_port(), tmp_path), nprocs=2)
