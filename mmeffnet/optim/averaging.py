@@ -66,8 +66,8 @@ class RampedAverage(BaseAveragedModel):
         start = calls <= self.interval
         if self._floats and not start and calls % self.interval == 0:
             mine, theirs = ([tensors[i] for i in self._floats] for tensors in (averages, weights))
-            if mine[0].device != theirs[0].device:
-                theirs = [w.to(m.device) for m, w in zip(mine, theirs, strict=True)]
+            theirs = [w if w.device == m.device else w.to(m.device)
+                      for m, w in zip(mine, theirs, strict=True)]
             torch._foreach_lerp_(mine, theirs, self.rate(calls // self.interval - 1))
         copied = [(averages[i], weights[i])
                   for i in (range(len(averages)) if start else self._others)]

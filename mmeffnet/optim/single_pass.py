@@ -12,7 +12,8 @@ L2, KEPT = 5, 6  # places among the numbers of a rule
 def numbers_of(*, lr, alpha, eps, momentum, weight_decay, decoupled_weight_decay) -> torch.Tensor:
     """A rule as a tensor, which may change from step to step without another compilation."""
     l2, shrink = (0., lr * weight_decay) if decoupled_weight_decay else (weight_decay, 0.)
-    return torch.tensor([lr, alpha, 1 - alpha, eps, momentum, l2, 1 - shrink], dtype=torch.float64)
+    return torch.tensor([lr, alpha, 1 - alpha, eps, momentum, l2, 1 - shrink],
+                        dtype=torch.float64, device='cpu')  # whatever the default is
 
 
 def split(lists: Sequence[Sequence[torch.Tensor]]) -> tuple[list, list]:
