@@ -285,6 +285,16 @@ def test_a_traceback_can_be_asked_for(tiny_config, monkeypatch):
         run.train(args)
 
 
+@pytest.mark.parametrize('tool', ['train.py', 'test.py', 'predict.py', 'explain.py', 'scale.py'])
+def test_what_a_tool_takes_is_said_before_pytorch_is_loaded(tool, tmp_path):
+    """Which takes seconds, as does a wrong flag otherwise."""
+    said = run_tool(tool, '--help', cwd=tmp_path, launcher=('-X', 'importtime'))
+    assert said.stdout.startswith('usage: ')
+    loaded = {line.rpartition('|')[2].strip() for line in said.stderr.splitlines()}
+    assert 'mmeffnet' in loaded
+    assert 'torch' not in loaded
+
+
 @pytest.mark.parametrize(('kind', 'least', 'wrong'), [
     (cli.positive, 1, ('0', '-3', '1.5', 'x', '')), (cli.several, 2, ('1', '0', '2.5', 'x'))])
 def test_numbers_of_things_are_whole_and_enough(kind, least, wrong):

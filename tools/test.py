@@ -4,7 +4,9 @@ from mmeffnet import host
 
 host.wait_briefly()  # before PyTorch is imported
 
-from mmeffnet.engine import cli, run  # noqa: E402
+from mmeffnet.engine import cli  # noqa: E402
 
 if __name__ == '__main__':
-    run.test(cli.parse(cli.test_parser()))
+    args = cli.parse(cli.test_parser())
+    from mmeffnet.engine import run  # takes seconds: not for --help or a wrong flag
+    run.test(args)
