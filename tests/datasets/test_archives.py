@@ -397,7 +397,8 @@ def test_a_picture_that_cannot_be_packed_is_named(config, capsys):
     assert left in ([], ['part-00000.bin', 'part-00000.json'])  # no half of a part
 
 
-@pytest.mark.parametrize('context', ['fork', 'spawn', 'forkserver'])
+@pytest.mark.parametrize('context', ['fork', 'spawn', pytest.param('forkserver', marks=[
+    pytest.mark.slow])])
 @pytest.mark.parametrize('name', TOOLS)
 def test_workers_read_the_same(config, name, context):
     step = dict(type='mmeffnet.LoadRandomCrop', scale=16)

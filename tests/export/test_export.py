@@ -33,6 +33,9 @@ NEEDED = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('openvino'
           'torchscript': (), 'torch-export': ()}
 FORMATS = [pytest.param(kind, marks=[] if all(map(find_spec, needed)) else pytest.mark.skip(
     reason='pip install "mmeffnet[export]"')) for kind, needed in NEEDED.items()]
+# What differs little from one to the other; a plain pytest has the first.
+ALIKE = [FORMATS[0], *(pytest.param(*kind.values, marks=[*kind.marks, pytest.mark.slow])
+                       for kind in FORMATS[1:])]
 ONNX = pytest.mark.skipif(not all(map(find_spec, NEEDED['onnx'])),
                           reason='pip install "mmeffnet[export]"')
 TINY_FILES = ('tiny.py', 'tiny.pth')
@@ -132,7 +135,7 @@ def test_a_file_gives_the_logits_of_the_network(kind, folder, capsys):
     assert (metadata['size'], metadata['channels'], metadata['arch']) == ([65, 65], 'RGB', 'b0')
 
 
-@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('kind', ALIKE)
 def test_an_open_graph_is_right_at_other_sizes_and_batches_and_normalises(kind, folder, capsys):
     path = export(folder, kind, 'open', '--dynamic', 'batch,size', '--preprocess', of=TINY_FILES)
     said = capsys.readouterr().out
@@ -148,7 +151,7 @@ def test_an_open_graph_is_right_at_other_sizes_and_batches_and_normalises(kind, 
     assert (call(images) - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
-@pytest.mark.parametrize('kind', FORMATS)
+@pytest.mark.parametrize('kind', ALIKE)
 def test_half_precision_is_half_as_large_and_close(kind, folder, capsys):
     whole, half = plain(folder, kind), export(folder, kind, 'half', '--half')
     weights = [path.with_suffix('.bin') if kind == 'openvino' else path for path in (whole, half)]
@@ -219,7 +222,7 @@ def test_weights_of_8_bits_have_seven_and_a_scale_for_each_channel(folder):
 
 
 @ONNX
-@pytest.mark.parametrize('activation', ['Swish', 'ReLU6'])
+@pytest.mark.parametrize('activation', ['Swish', pytest.param('ReLU6', marks=pytest.mark.slow)])
 def test_few_numbers_of_an_unbounded_activation_are_out_of_its_range(activation, folder,
                                                                      monkeypatch):
     import onnx
@@ -719,7 +722,7 @@ def test_an_open_size_is_written_and_compared_above_a_larger_stride(monkeypatch)
 
 
 @ONNX
-@pytest.mark.parametrize('side', [16, 32])
+@pytest.mark.parametrize('side', [16, pytest.param(32, marks=pytest.mark.slow)])
 def test_an_open_size_may_be_smaller_than_the_stride(folder, side):
     path = export(folder, 'onnx', 'small', '--dynamic', 'size', '--size', str(side),
                   of=TINY_FILES)
@@ -783,7 +786,8 @@ def evaluated(capsys, *argv, config='tiny.py'):
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize('kind', ['torchscript', 'torch-export'])
+@pytest.mark.parametrize('kind', ['torch-export', pytest.param('torchscript', marks=[
+    pytest.mark.slow])])
 @pytest.mark.parametrize('flags', [['--preprocess'], ['--half'], []], ids=str)
 def test_the_test_tool_gives_a_file_of_pytorch_what_it_takes(kind, flags, folder):
     """Also where autocast is on around it."""

@@ -46,9 +46,10 @@ def ours(name, **options):
 
 
 def sizes_for(name, judge):
-    if judge is timm_same or name in ('b0', 'es', 'lite0'):
+    if name in ('b0', 'es', 'lite0'):
         return (*SIZES, (224, 224))
-    return SIZES_OF_BIG if name in ('b4', 'b5', 'b6', 'b7', 'b8') else SIZES
+    big = judge is not timm_same and name in ('b4', 'b5', 'b6', 'b7', 'b8')
+    return SIZES_OF_BIG if big else SIZES
 
 
 def load(peer, name, layout):
