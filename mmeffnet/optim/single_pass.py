@@ -32,15 +32,18 @@ def split(lists: Sequence[Sequence[torch.Tensor]]) -> tuple[list, list]:
 
 @functools.cache
 def single_pass():
-    """``advance``, compiled for vectors of any length at its first call."""
-    return torch.compile(advance, dynamic=True, fullgraph=True)
+    """``advance``, compiled for vectors of any length at its first call.
+
+    Past PyTorch's limit of compilations, of other types or numbers of threads, it is run as it is.
+    """
+    return torch.compile(advance, dynamic=True)
 
 
 @functools.cache
 def all_at_once():
     """``update``, compiled for the sizes it is given: a call for each parameter takes longer.
 
-    Past PyTorch's limit of compilations further sets of sizes are run as they are.
+    Past that limit further sets of sizes are run as they are.
     """
     return torch.compile(update, dynamic=False)
 
@@ -48,8 +51,9 @@ def all_at_once():
 def update(params, grads, squares, steps, numbers) -> None:
     """RMSpropTF's rule in place, for each parameter a row of ``numbers``."""
     for row, (param, grad, square, step) in enumerate(zip(params, grads, squares, steps)):
-        shrunk = param * numbers[row, KEPT]
-        advance(grad + numbers[row, L2] * shrunk, square, step, numbers[row])
+        shrunk, l2 = param * numbers[row, KEPT], numbers[row, L2]
+        # Without decay an infinite weight stays one, as a mask may have it: 0 * inf is none.
+        advance(torch.where(l2 == 0, grad, grad + l2 * shrunk), square, step, numbers[row])
         param.copy_(shrunk - step)
 
 

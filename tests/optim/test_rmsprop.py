@@ -271,6 +271,23 @@ def test_steps_of_a_single_pass_are_those_of_many(decay, compiled, monkeypatch):
                                        rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize('decoupled', [True, False])
+def test_an_infinite_weight_stays_one_in_a_single_pass(decoupled):
+    """As a mask may have it; nothing becomes no number."""
+    ours = [torch.nn.Parameter(torch.full((LARGE, ), -torch.inf))]
+    theirs = copy.deepcopy(ours)
+    rule = dict(weight_decay=0.1 * decoupled, decoupled_weight_decay=decoupled)
+    vectors = [ours[0].detach(), torch.zeros(LARGE), torch.ones(LARGE), torch.zeros(LARGE)]
+    single_pass.update(*([vector] for vector in vectors), single_pass.numbers_of(
+        lr=0.1, alpha=0.9, eps=1e-3, momentum=0.9, **rule)[None])
+    theirs[0].grad = torch.zeros(LARGE)
+    optimizer = RMSpropTF(theirs, lr=0.1, **rule)
+    optimizer.step()
+    assert torch.equal(ours[0], theirs[0])
+    for name, vector in zip(('square_avg', 'momentum_buffer'), vectors[2:], strict=True):
+        torch.testing.assert_close(vector, optimizer.state[theirs[0]][name])
+
+
 def test_a_compiled_optimizer_loads_a_state_of_another():
     states = [], []
     for params, made in zip((some_params(), some_params()), states, strict=True):
