@@ -55,6 +55,7 @@ def conv2d_same(x, weight, bias, stride, dilation, groups):
 
 def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
     """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
+    # What is exported keeps the padding as it is defined.
     fewer = _fewer(x, weight.shape[0], stride) and not torch.compiler.is_exporting()
     padding, early, ends = placed(total, weight.shape[-2:], stride, dilation, fewer)
     out = conv2d(F.pad(x, ends) if ends else x, weight, bias, stride, padding, dilation, groups)
@@ -65,7 +66,7 @@ def _fewer(x, channels: int, stride) -> bool:
     """Whether there is less to copy of the output than of the input, as in depthwise layers.
 
     What has no data (PyTorch's meta device) is there to be counted, and outputs ahead are no part
-    of the network; what is exported keeps the padding as it is defined, for the same reason.
+    of the network.
     """
     return x.shape[-3] * stride[0] * stride[1] > channels and x.device.type != 'meta'
 
