@@ -1,5 +1,10 @@
 """How a network is executed: compiled, or with the channels of a pixel beside each other."""
+import os
+import shutil
+import sys
+
 import torch
+from mmengine.device import get_device
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from torch import nn
@@ -13,9 +18,15 @@ def compile_network(model: nn.Module) -> None:
     """Compile the EfficientNet in ``model`` at its first call, by torch.compile.
 
     Only the network itself: what lies around it are Python containers, at which a compiler
-    would stop. Keys and weights stay as they are. Raises InputError where there is none.
+    would stop. Keys and weights stay as they are. Raises InputError where there is none, and
+    on a CPU where torch.compile would find no C++ compiler.
     """
-    _network(model, '--compile').compile()
+    network = _network(model, '--compile')
+    compiler = os.environ.get('CXX', 'clang++' if sys.platform == 'darwin' else 'g++')
+    if get_device() == 'cpu' and shutil.which(compiler) is None:
+        raise InputError(f'--compile needs a C++ compiler on a CPU, and {compiler!r} is not found. '
+                         'Install one, or set CXX to its path')
+    network.compile()
 
 
 class CompiledStepHook(Hook):

@@ -58,6 +58,22 @@ needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, ('g++', 'clang++'))), reason='torch.compile needs a C++ compiler')
 
 
+@pytest.mark.parametrize(('given', 'named'), [(None, r'(g|clang)\+\+'), ('typo', 'typo')])
+def test_a_missing_compiler_is_named_before_the_run(given, named, monkeypatch):
+    monkeypatch.delenv('CXX', raising=False)
+    if given:
+        monkeypatch.setenv('CXX', given)
+    monkeypatch.setattr(execution, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    model = network()
+    with pytest.raises(InputError, match=f"'{named}' is not found. Install one, or set CXX"):
+        execution.compile_network(model)
+    assert model.backbone._compiled_call_impl is None
+    monkeypatch.setattr(execution, 'get_device', lambda: 'cuda')
+    execution.compile_network(model)
+    assert model.backbone._compiled_call_impl is not None
+
+
 @pytest.mark.slow
 @needs_compiler
 def test_compiling_changes_neither_keys_nor_results():
