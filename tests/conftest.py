@@ -18,8 +18,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # one of several processes, each with a
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from mmengine.dataset import base_dataset  # noqa: E402
-from mmengine.registry import DefaultScope  # noqa: E402
-from mmengine.visualization import Visualizer  # noqa: E402
+from mmengine.utils import ManagerMixin  # noqa: E402
 
 import mmeffnet  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
@@ -142,11 +141,28 @@ def configs() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_default_scope():
-    """Leave the default scope as it was: tools set it, and it decides what a name means."""
-    before = DefaultScope._instance_dict.copy()
+def own_instances():
+    """Leave the default scope, logs, drawings and messages of runs as they were.
+
+    The scope decides what a name means. The others are named by the second in which a run begins,
+    and a test takes less: the next would write to the terminal and the folder of the one before.
+    """
+    before = {kind: kind._instance_dict.copy() for kind in kinds(ManagerMixin)}
     yield
-    DefaultScope._instance_dict = before
+    for kind in kinds(ManagerMixin):  # those imported by the test too
+        kept = before.get(kind, {})
+        for name in kind._instance_dict.keys() - kept.keys():
+            for handler in getattr(kind._instance_dict[name], 'handlers', ()):
+                handler.close()
+        kind._instance_dict = type(kind._instance_dict)(kept)
+
+
+def kinds(of):
+    """A class and all that are derived from it, the nearest first."""
+    found = [of]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -175,12 +191,7 @@ def fails(tmp_path, monkeypatch, capsys):
         assert len(errors) == 1
         assert lines[-1] == errors[0]
         return errors[0]
-    yield check
-    # Named by the second, and a test takes less: the next would write into the folder of this.
-    kinds = [Visualizer]
-    for kind in kinds:
-        kind._instance_dict.clear()
-        kinds += kind.__subclasses__()
+    return check
 
 
 @pytest.fixture
