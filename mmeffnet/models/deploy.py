@@ -1,4 +1,4 @@
-"""The network as it is deployed: BatchNorm folded into convolutions, padding known beforehand."""
+"""The network as it is deployed: BatchNorm folded into its convolutions."""
 from __future__ import annotations
 
 import copy
@@ -138,22 +138,12 @@ def rounded(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 @torch.no_grad()
-def fix_padding(backbone, size: Sequence[int]) -> None:
-    """Let each convolution remember the SAME padding of images of one size (height, width).
-
-    Images of other sizes are padded by their own size, as before.
-    """
-    height, width = size
-    handles = [module.register_forward_pre_hook(lambda conv, inputs: conv.remember(
-        tuple(inputs[0].shape[-2:]))) for module in backbone.modules()
-        if isinstance(module, Conv2dSame) and module.depends_on_size]
+def prepare(backbone, size: Sequence[int]) -> None:
+    """Let the network see an image of one size (height, width): what it works out once for a size
+    is done then, its padding and in channels last its plan."""
     first = next(backbone.parameters())
     channels = next(m for m in backbone.modules() if isinstance(m, nn.Conv2d)).in_channels
-    try:
-        backbone(torch.zeros((1, channels, height, width), dtype=first.dtype, device=first.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    backbone(torch.zeros((1, channels, *size), dtype=first.dtype, device=first.device))
 
 
 def check_form(state: Mapping[str, torch.Tensor], prefix: str, deployed: bool) -> None:

@@ -12,9 +12,9 @@ from mmeffnet.models.deploy import (
     check_arguments,
     check_form,
     convert,
-    fix_padding,
     fold,
     forget_rests,
+    prepare,
 )
 from mmeffnet.models.direct import direct
 from mmeffnet.models.layer_configs import check_layer, complete_norm_cfg
@@ -186,7 +186,8 @@ class EfficientNet(BaseModule):
         Of each ``conv.weight`` and its ``bn.*`` the state dict keeps ``conv.weight`` and
         ``conv.bias``; a backbone built with ``deploy=True`` loads it. Not to be undone.
 
-        size: height and width that padding is computed for once; other sizes work as before.
+        size: height and width of images to prepare for: what is worked out at the first image of
+        a size, such as its padding, is worked out now. Every other size works too.
         dtype: of weights and images from then on, such as ``torch.bfloat16``. Rounding keeps the
         sum of each depthwise kernel and, in inference on a CPU, the biases, which ``.to(dtype)``
         does not: outputs stay closer. A state dict saved after it has the rounded biases alone.
@@ -202,7 +203,7 @@ class EfficientNet(BaseModule):
         if dtype is not None:
             convert(self, dtype)
         if size is not None:
-            fix_padding(self, size)
+            prepare(self, size)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """The depth of a parameter and the number of depths, for learning rates by layer.

@@ -34,30 +34,34 @@ def _shortfall(size, stride: int):
     return (size + stride - 1) // stride * stride - size  # OpenVINO knows no remainders
 
 
+def _recorded(x) -> bool:
+    """Whether a graph is made of what happens to ``x``, which may be given other sizes later."""
+    return (torch.compiler.is_compiling() or torch.compiler.is_exporting()
+            or torch.jit.is_tracing() or isinstance(x, torch.fx.Proxy) or _open_size(x))
+
+
 def _open_size(x) -> bool:
-    """Whether torch.export leaves the size open, and may not ask whether a number is odd."""
-    return torch.compiler.is_exporting() and any(
-        isinstance(size, torch.SymInt) for size in x.shape[-2:])
+    return any(isinstance(size, torch.SymInt) for size in x.shape[-2:])
 
 
 @torch.fx.wrap
 def conv2d_same(x, weight, bias, stride, dilation, groups):
-    """``F.conv2d`` with SAME padding; copies little of an activation where padding is lopsided."""
+    """``F.conv2d`` with SAME padding, in a graph that is right at every size where it can be."""
     total = tuple(map(same_padding, x.shape[-2:], weight.shape[-2:], stride, dilation))
-    if torch.jit.is_tracing() or _open_size(x):
-        # Sizes are traced here: keep the arithmetic in the graph, so that the traced
-        # network is right at every size and not only at the size it was traced with.
+    # torch.export may not ask whether an open number is odd.
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() and _open_size(x):
         (top, left), (bottom, right) = [t // 2 for t in total], [t - t // 2 for t in total]
         return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, stride, 0,
                         dilation, groups)
-    return padded_conv2d(x, weight, bias, total, stride, dilation, groups)
-
-
-def padded_conv2d(x, weight, bias, total, stride, dilation, groups):
-    """``F.conv2d`` with ``total`` zeros along height and width, an odd one at the end."""
     # What is exported keeps the padding as it is defined.
     fewer = _fewer(x, weight.shape[0], stride) and not torch.compiler.is_exporting()
-    padding, early, ends = placed(total, weight.shape[-2:], stride, dilation, fewer)
+    where = placed(total, weight.shape[-2:], stride, dilation, fewer)
+    return placed_conv2d(x, where, weight, bias, stride, dilation, groups)
+
+
+def placed_conv2d(x, where, weight, bias, stride, dilation, groups):
+    """``F.conv2d`` with zeros as ``placed`` says; copies little where they are lopsided."""
+    padding, early, ends = where
     out = conv2d(F.pad(x, ends) if ends else x, weight, bias, stride, padding, dilation, groups)
     return dropped(out, early) if any(early) else out
 
@@ -146,38 +150,25 @@ class Conv2dSame(nn.Conv2d):
         self.depends_on_size = self.stride != (1, 1) or any(t % 2 for t in total)
         if not self.depends_on_size:
             self.padding = tuple(t // 2 for t in total)
-        self._known: tuple | None = None  # a size, and the zeros that it needs
 
     def zeros(self, size: tuple[int, int]) -> tuple[int, int]:
         """Zeros that an input of this height and width gets along each, on both sides together."""
-        if self._known and size == self._known[0]:
-            return self._known[1]
         return tuple(map(same_padding, size, self.kernel_size, self.stride, self.dilation))
 
     def placed(self, x):
-        """``placed`` for an input of data, of which nothing is recorded; worked out once.
-
-        For one image that takes as long as a small convolution.
-        """
+        """``placed`` for an input, worked out once: it takes as long as a small convolution."""
         return _placed_at(x.shape[-2:], self.kernel_size, self.stride, self.dilation,
                           _fewer(x, self.out_channels, self.stride))
-
-    def remember(self, size: tuple[int, int]) -> None:
-        """Keep the zeros that inputs of this height and width need, for a deployed network."""
-        self._known = size, self.zeros(size)
 
     # Overridden in place of ``forward``, which mmcv's efficient_conv_bn_eval bypasses. MMEngine's
     # cannot be had: it traces a convolution whose class is not PyTorch's own into its operations.
     def _conv_forward(self, x, weight, bias):
         if not self.depends_on_size:
             return super()._conv_forward(x, weight, bias)
-        # A graph that is recorded may be given other sizes, and cannot ask.
-        recorded = (torch.jit.is_tracing() or torch.compiler.is_exporting()
-                    or isinstance(x, torch.fx.Proxy))
-        if self._known and not recorded and x.shape[-2:] == self._known[0]:
-            return padded_conv2d(x, weight, bias, self._known[1], self.stride, self.dilation,
-                                 self.groups)
-        return conv2d_same(x, weight, bias, self.stride, self.dilation, self.groups)
+        if _recorded(x):
+            return conv2d_same(x, weight, bias, self.stride, self.dilation, self.groups)
+        return placed_conv2d(x, self.placed(x), weight, bias, self.stride, self.dilation,
+                             self.groups)
 
     def extra_repr(self):
         return super().extra_repr() + (', padding=same' if self.depends_on_size else '')

@@ -15,7 +15,7 @@ from torch.nn.utils import prune as pruning
 
 from mmeffnet import EfficientNet
 from mmeffnet.errors import InputError
-from mmeffnet.models import direct
+from mmeffnet.models import direct, layers, plan
 from mmeffnet.models.deploy import forget_rests, rounded
 from mmeffnet.models.layers import adds_finely
 from mmeffnet.models.operations import planned
@@ -97,10 +97,16 @@ def test_a_size_known_beforehand_and_every_other_are_padded_right(size):
         assert_close(outputs(backbone, image), before)
 
 
-def test_a_size_of_images_with_one_channel_is_known():
-    net = EfficientNet(peers.TINY, in_channels=1)
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_the_first_image_of_a_size_given_beforehand_finds_all_worked_out(layout, monkeypatch):
+    layers._placed_at.cache_clear()
+    net = EfficientNet(peers.TINY, in_channels=1).to(memory_format=layout)
     net.switch_to_deploy((np.int64(64), 65))
-    assert net.layers[0].conv.zeros((64, 65)) is net.layers[0].conv.zeros((64, 65)) == (1, 2)
+    monkeypatch.setattr(layers, 'same_padding', None)
+    monkeypatch.setattr(plan, 'planned', None)
+    outputs(net, torch.zeros(1, 1, 64, 65).to(memory_format=layout))
+    with pytest.raises(TypeError):
+        outputs(net, torch.zeros(1, 1, 64, 67).to(memory_format=layout))
 
 
 def test_a_traced_graph_of_a_known_size_is_right_at_other_sizes():
