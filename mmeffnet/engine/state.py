@@ -22,10 +22,10 @@ class ExactResumeHook(Hook):
     Every checkpoint holds the random state, the place within the epoch, the gradients of a step
     that is not complete, and whether a validation was still to come: it is made before the
     training goes on. MMEngine's EarlyStoppingHook is told of the validations of before. The random
-    state is that of the main process of rank 0; the order of the images follows from seed, epoch
-    and rank, what is drawn for one of them from SamplesHook: in loops by iteration, whose workers'
-    state cannot be saved, without loading workers alone. Validation leaves the random state as it
-    found it, so that how often one validates does not change the training.
+    state is that of the main process of rank 0; the order of the images follows from the sampler's
+    seed, epoch and rank, what is drawn for one of them from SamplesHook: in loops by iteration,
+    whose workers' state cannot be saved, without loading workers alone. Validation leaves the
+    random state as it found it, so that how often one validates does not change the training.
     """
     # Before LoggerHook and CheckpointHook: nothing may draw in between.
     priority = 'VERY_HIGH'
@@ -57,6 +57,8 @@ class ExactResumeHook(Hook):
         # A new best score has the last checkpoint written again in the midst of validation.
         checkpoint['random_state'] = self._before_val or random_state()
         checkpoint['validation_due'] = self._validation_due
+        # Of its config, else the run's, or what the processes agreed on where theirs differ.
+        checkpoint['sampler_seed'] = getattr(sampler_of(runner.train_dataloader), 'seed', None)
         loop = runner.train_loop
         if hasattr(loop, 'batches_done'):
             # A checkpoint that is written at the end of an epoch belongs to the next.
@@ -80,7 +82,10 @@ class ExactResumeHook(Hook):
         self._resumed = None
         if runner._resume:
             self._resumed = {key: checkpoint.get(key) for key in (
-                'random_state', 'within_epoch', 'gradients', 'meta')}
+                'random_state', 'within_epoch', 'gradients')}
+            # Earlier versions have not kept it.
+            self._resumed['sampler_seed'] = checkpoint.get(
+                'sampler_seed', (checkpoint.get('meta') or {}).get('seed'))
             if checkpoint.get('validation_due'):
                 runner.register_hook(_ValidationFirst())
 
@@ -105,9 +110,9 @@ class ExactResumeHook(Hook):
                           "checkpoint has: MMEngine's warning of lost ones does not apply",
                           'current')
         # The order of the images came from this process's own seed so far.
-        sampler, seed = sampler_of(runner.train_dataloader), (resumed['meta'] or {}).get('seed')
-        if hasattr(sampler, 'seed') and seed is not None:
-            sampler.seed = seed
+        sampler = sampler_of(runner.train_dataloader)
+        if hasattr(sampler, 'seed') and resumed['sampler_seed'] is not None:
+            sampler.seed = resumed['sampler_seed']
         for hook in runner.hooks:
             # A class that inherits it may judge otherwise.
             if getattr(type(hook), 'after_val_epoch', None) is EarlyStoppingHook.after_val_epoch:

@@ -90,13 +90,18 @@ def by_shape(seed):
 
 
 @pytest.mark.parametrize('loader', [of_shards, by_shape])
-def test_a_run_that_had_no_seed_of_its_config_goes_on_in_the_order_it_had(loader):
+@pytest.mark.parametrize('kept', [True, False])
+def test_a_resumed_run_goes_on_in_the_order_it_had(loader, kept):
     """Else pictures of the epoch come twice, and others not at all."""
-    before, resumed = loader(7), runner(resume=True)
+    before, resumed, hook = loader(7), runner(resume=True), ExactResumeHook()
+    checkpoint = dict(meta=dict(seed=7))
+    if kept:  # a seed of the config's sampler, or of processes whose seeds differ
+        saving = runner()
+        saving.train_dataloader, checkpoint = before, dict(meta=dict(seed=9))
+        hook.before_save_checkpoint(saving, checkpoint)
     resumed.train_dataloader = loader(8)
     assert [*map(str, before)] != [*map(str, resumed.train_dataloader)]
-    hook = ExactResumeHook()
-    hook.after_load_checkpoint(resumed, dict(meta=dict(seed=7)))
+    hook.after_load_checkpoint(resumed, checkpoint)
     hook.before_train(resumed)
     assert [*map(str, before)] == [*map(str, resumed.train_dataloader)]
 
