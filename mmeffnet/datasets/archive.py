@@ -27,7 +27,7 @@ from mmeffnet.datasets.archive_index import (
     read_json,
     write_json,
 )
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, one_line
 from mmeffnet.files import file_sum, remove_parts, whole
 
 MANIFEST = 'archive.json'
@@ -128,17 +128,36 @@ class Archive:
         if (manifest.get('kind'), manifest.get('version')) != (kind, VERSION):
             raise InputError(f'{str(path)!r} is of kind {manifest.get("kind")!r}, version '
                              f'{manifest.get("version")!r}; {kind!r}, {VERSION} is wanted')
-        self.classes, self.options = tuple(manifest['classes'] or ()), manifest['options']
-        self.parts, self.samples = manifest['parts'], manifest['samples']
+        try:
+            self.classes, self.options = tuple(manifest['classes'] or ()), manifest['options']
+            self.samples = manifest['samples']
+            self.parts = [{key: part[key] for key in ('file', 'bytes', 'sha256', 'samples')}
+                          for part in manifest['parts']]
+        except (KeyError, TypeError) as error:
+            raise InputError(f'{str(path)!r} is not what was written ({one_line(error)}): remove '
+                             'it and run the tool that writes the archive again') from error
         for part in self.parts:
             _check_size(self.folder / part['file'], part['bytes'])
 
     def rows(self) -> Iterable[tuple[int, str, int, list[int]]]:
-        """For each sample: number of its part, name, label, place."""
+        """For each sample: number of its part, name, label, place.
+
+        Raises InputError for an index that is not what was written: labels would be others.
+        """
         for number, part in enumerate(self.parts):
-            index = read_json(index_of(self.folder / part['file']))
+            index = self._index(part)
             for row in zip(index['names'], index['labels'], index['places'], strict=True):
                 yield number, *row
+
+    def _index(self, part: dict) -> dict:
+        path = index_of(self.folder / part['file'])
+        index = read_json(path)
+        # Reading the sums of all indices of ImageNet takes a second, the indices themselves four.
+        if not (index.get('sha256') == part['sha256'] and is_sound(index, self.options)
+                and len(index['names']) == part['samples']):
+            raise InputError(f'{str(path)!r} is not what was written: remove {path.stem}.* there '
+                             'and run the tool that writes the archive again')
+        return index
 
     def verify(self, progress: Callable[[Iterable, int], Iterable] = lambda items, total: items
                ) -> list[str]:
@@ -151,11 +170,10 @@ class Archive:
         if file_sum(payload) != part['sha256']:
             return payload.name
         try:
-            index = read_json(index_of(payload))
+            self._index(part)
         except InputError:
-            index = {}
-        sound = index.get('sha256') == part['sha256'] and is_sound(index, self.options)
-        return None if sound else index_of(payload).name
+            return index_of(payload).name
+        return None
 
 
 def samples_of(dataset) -> list[Sample]:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -52,6 +53,8 @@ def small(path: str, short_side: int) -> np.ndarray:
     Raises RunError for a file that is no picture.
     """
     try:
+        if not os.path.getsize(path):
+            raise ValueError('it is empty')
         image = mmcv.imread(path, backend='cv2')
         if image is None:
             raise ValueError('OpenCV reads no picture in it')

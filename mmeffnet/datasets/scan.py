@@ -80,8 +80,8 @@ def scan(root: Path, *, num_classes: int | None = None, workers: int = 0,
 def _checked(samples, workers: int, max_pixels: int) -> Iterator:
     check = partial(check_file, max_pixels=max_pixels)
     paths = [sample.path for sample in samples]
-    workers = workers or os.cpu_count() or 1
-    if workers == 1 or len(paths) < 64:
+    workers = min(workers or os.cpu_count() or 1, len(paths) // 32)  # with work for each
+    if workers < 2:
         yield from map(check, paths)
         return
     # OpenCV's own threads would compete with the processes.

@@ -49,7 +49,8 @@ def _write(path: Path, samples: Sequence[Sample]) -> list[list[int]]:
             try:
                 content = Path(sample.path).read_bytes()
             except OSError as error:
-                raise RunError(f'{sample.path!r} cannot be read: {error.strerror}') from error
+                raise RunError(f'{sample.path!r} cannot be read: {error.strerror}; once it can, '
+                               'the same command goes on') from error
             tar.write({'__key__': f'{number:06d}', _suffix(sample.name): content,
                        'cls': str(sample.label).encode()})
     with tarfile.open(path) as tar:

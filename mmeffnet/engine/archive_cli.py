@@ -14,7 +14,7 @@ from rich.progress import track
 from mmeffnet.datasets import packed, shards
 from mmeffnet.datasets.archive import MANIFEST, Archive, samples_of, write_archive
 from mmeffnet.engine.config import explain, load_config
-from mmeffnet.errors import InputError, check_numbers, one_line_errors
+from mmeffnet.errors import InputError, RunError, check_numbers, one_line_errors
 
 DEFAULT_SHORT_SIDE = 256
 
@@ -74,8 +74,12 @@ def _run(args: Namespace, kind: str, make) -> int:
         known = write_archive(out, make(), samples, args.images_per_part,
                               dataset.metainfo.get('classes'), progress)
     except OSError as error:
-        raise InputError(f'--out {args.out!r} cannot be written: {error.strerror or error}; '
-                         f'{_free(out)}; the parts that are there are kept') from error
+        text = f'--out {args.out!r} cannot be written: {error.strerror or error}'
+        if not out.is_dir():
+            raise InputError(text) from error
+        free = shutil.disk_usage(out).free / 2 ** 30
+        raise RunError(f'{text}; {free:.1f} GiB are free there. The parts that are there are kept: '
+                       'the same command goes on') from error
     archive = Archive(out, kind)
     size = sum(part['bytes'] for part in archive.parts)
     print(f'{archive.samples:,} pictures in {len(archive.parts):,} parts, {size / 2 ** 30:.2f} GiB'
@@ -116,8 +120,3 @@ def _without_pipeline(dataset: dict) -> dict:
     if not inner or 'pipeline' in dataset:
         inner['pipeline'] = []
     return dict(dataset, **inner)
-
-
-def _free(folder: Path) -> str:
-    return f'{shutil.disk_usage(folder).free / 2 ** 30:.1f} GiB are free there' \
-        if folder.is_dir() else 'there is no such folder'

@@ -1,5 +1,6 @@
 """Archives of packed pictures and of shards: what is read is what was in the folder."""
 import copy
+import errno
 import json
 import multiprocessing
 import os
@@ -63,6 +64,10 @@ def refused(name, *argv):
     with pytest.raises(SystemExit) as ended:
         TOOLS[name][0]([*map(str, argv)])
     assert ended.value.code == 2
+
+
+def at_manifest(changed):
+    return lambda folder: changed(folder / 'archive.json')
 
 
 def folder_of(config):
@@ -304,6 +309,9 @@ def test_a_changed_index_is_named_when_asked_and_written_anew(config, name, spoi
     told = capsys.readouterr().out
     assert f'{path} is not what was written: remove part-00001.* there, and give' in told
     assert '2 of 3 parts are as written' in told
+    with pytest.raises(InputError, match="part-00001.json' is not what was written: remove part-"
+                       r'00001.\* there and run the tool'):  # and trained on by no means
+        opened(name, path.parent)
     written(config, name)
     assert path.read_bytes() == expected
 
@@ -362,6 +370,12 @@ def test_a_torn_and_a_missing_part_are_named_before_a_run(config, name):
     (lambda folder: (folder / 'archive.json').write_text('{"kind": "shards", "version": 2}'),
      "is of kind 'shards', version 2; 'shards', 1 is wanted"),
     (lambda folder: (folder / 'archive.json').write_text('{'), "archive.json' cannot be read"),
+    (lambda folder: (folder / 'archive.json').write_text('{"kind": "shards", "version": 1}'),
+     r"archive.json' is not what was written \(KeyError: classes\): remove it and run"),
+    (at_manifest(change('parts', lambda parts: [dict(file=part['file']) for part in parts])),
+     r"archive.json' is not what was written \(KeyError: bytes\): remove it and run"),
+    (at_manifest(change('parts', lambda parts: [dict(part, samples=5) for part in parts])),
+     "part-00000.json' is not what was written: remove"),
     (lambda folder: (folder / 'part-00001.json').unlink(), "part-00001.json' cannot be read")])
 def test_what_is_no_archive_is_said(config, spoil, words):
     folder = written(config, 'shard')
@@ -387,12 +401,35 @@ def test_wrong_arguments_are_one_line(config, tiny_config, argv, words, capsys, 
     assert not Path('x').exists()
 
 
-def test_a_picture_that_cannot_be_packed_is_named(config, capsys):
-    (Path(config).parent / 'pictures/cat/below/1.jpeg').write_bytes(b'nothing')
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_file_in_the_place_of_a_folder_is_named(config, name, tmp_path, capsys):
+    (tmp_path / 'taken').write_text('')
+    refused(name, config, '--out', tmp_path / 'taken')
+    assert capsys.readouterr().err.endswith("taken' cannot be written: File exists\n")
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_a_full_disk_ends_the_writing_and_says_how_to_go_on(config, name, capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(archive, 'described', full)
+    with pytest.raises(SystemExit) as ended:
+        written(config, name)
+    assert ended.value.code == 1
+    assert re.search(r'No space left on device; [\d.]+ GiB are free there. The parts that are '
+                     'there are kept: the same command goes on', capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(('content', 'why'), [
+    (b'nothing', 'reads no picture'), (b'', 'it is empty')])
+def test_a_picture_that_cannot_be_packed_is_named(content, why, config, capsys):
+    (Path(config).parent / 'pictures/cat/below/1.jpeg').write_bytes(content)
     with pytest.raises(SystemExit) as ended:
         written(config, 'pack')
     assert ended.value.code == 1
-    assert "below/1.jpeg' cannot be packed" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "below/1.jpeg' cannot be packed: " in line
+    assert why in line
     left = sorted(path.name for path in (Path(config).parent / 'pack').iterdir())
     assert left in ([], ['part-00000.bin', 'part-00000.json'])  # no half of a part
 
