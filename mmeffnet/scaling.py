@@ -11,6 +11,9 @@ from numbers import Integral, Real
 
 from mmeffnet.arch import Arch
 
+# What is above them is a slip of the pen: no computer holds the network.
+MOST = dict(width=100, depth=100, resolution=1_000_000)
+
 
 def round_channels(wanted, divisor: int = 8, round_limit: float = 0.9) -> int:
     """Snap a width to a multiple of ``divisor``, losing little of it.
@@ -56,8 +59,8 @@ class ModelScaling:
     The published B1 to B7 are *not* this formula: B7 is depth 3.1, width 2.0, 600 px,
     while phi=7 gives 3.58, 1.95 and 596. ``arch='b7'`` builds the published network.
 
-    Numbers of numpy become Python's. Raises ValueError for a factor that is not above 0, and
-    for phi beside a factor.
+    Numbers of numpy become Python's. Raises ValueError for a factor that is not above 0 or is
+    larger than any network (``MOST``), and for phi beside a factor.
     """
     width: float | None = None
     depth: float | None = None
@@ -83,13 +86,20 @@ class ModelScaling:
             power = _number(phi)
             if not 0 <= power < math.inf:
                 raise ValueError(f'phi={phi!r} must be a finite number of at least 0')
-            factors = dict(width=beta**power, depth=alpha**power,
-                           resolution=round(base_resolution * gamma**power))
+            try:
+                factors = dict(width=beta**power, depth=alpha**power,
+                               resolution=round(base_resolution * gamma**power))
+            except OverflowError as error:
+                raise ValueError(f'phi={phi!r} is too large: width, depth and resolution grow '
+                                 'beyond all numbers') from error
         for name, value in factors.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         values = _positive(width=self.width, depth=self.depth, resolution=self.resolution,
                            divisor=self.divisor)
+        for name, most in MOST.items():
+            if values[name] > most:
+                raise ValueError(f'{name}={values[name]!r} must be at most {most:,}')
         for name in ('resolution', 'divisor'):
             if values[name] != int(values[name]):
                 raise ValueError(f'{name}={values[name]!r} must be a whole number')

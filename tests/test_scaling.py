@@ -113,6 +113,15 @@ def test_infinite_factor_is_refused(name):
         ModelScaling(**{name: math.inf})
 
 
+@pytest.mark.parametrize(('name', 'value', 'rule'), [
+    ('width', 101, 'at most 100'), ('depth', 1e9, 'at most 100'),
+    ('resolution', 10**7, 'at most 1,000,000'), ('phi', 100, 'at most 100'),
+    ('phi', 1e9, 'too large: width, depth and resolution grow beyond all numbers')])
+def test_a_slip_of_the_pen_is_refused_and_not_built(name, value, rule):
+    with pytest.raises(ValueError, match=rf'=\S+ (must be|is) {rule}$'):
+        ModelScaling(**{name: value})
+
+
 @pytest.mark.parametrize('name', ['alpha', 'beta', 'gamma', 'base_resolution'])
 @pytest.mark.parametrize(('value', 'rule'), [
     (-1.2, 'a number above 0'), (True, 'a number above 0'), (math.inf, 'finite')])

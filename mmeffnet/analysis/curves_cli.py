@@ -38,6 +38,7 @@ def main(argv=None) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train what is missing, then print the table and draw the picture."""
     check_numbers(args, 1, 'epochs')
+    check_numbers(args, 0, 'budget')
     if any(not 1 <= times <= 1000 for times in args.times):
         raise InputError(f'--times {args.times} must be from 1 to 1000')
     path = args.draw or args.out / 'runs.csv'
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
                   f'{done.top1:.2f} % in {done.seconds:.0f} s', flush=True)
     runs = curves.read(path)
     if not runs:
-        raise InputError(f'{path}: no runs to draw')
+        begun = '' if args.draw else f': no training was begun within --budget {args.budget:g}'
+        raise InputError(f'{path}: no runs to draw{begun}')
     counts = sorted({seeds for _, _, seeds in curves.summary(runs).values()})
     seeds = ' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     print(curves.table(runs))

@@ -132,7 +132,8 @@ def _scaling(args: argparse.Namespace, variant: Variant) -> ModelScaling | None:
     ratio = Ratio(alpha=args.alpha, beta=args.beta, gamma=args.gamma, step=args.resolution_step,
                   resolution=variant.resolution)
     if args.phi is not None:
-        ModelScaling.from_phi(args.phi)  # refuses what is no phi
+        ModelScaling(phi=args.phi, alpha=args.alpha, beta=args.beta, gamma=args.gamma,
+                     base_resolution=variant.resolution)  # refuses what is no phi
         return ratio.at(args.phi)
     if args.target_macs is not None:
         return _by_count(args, ratio, '--target-macs', args.target_macs, 'multiply_adds')

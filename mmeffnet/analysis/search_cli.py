@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, argv) -> None:
     from mmeffnet.analysis import coefficient_search as search
     from mmeffnet.analysis.scaling_curves import Base
     check_numbers(args, 1, 'epochs', 'workers', 'classes', 'base_resolution')
+    check_numbers(args, 0, 'budget')
     base = Base(width=args.base_width, depth=args.base_depth, resolution=args.base_resolution,
                 classes=args.classes)
     space = search.candidates(args.step, args.tolerance)

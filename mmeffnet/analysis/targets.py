@@ -9,6 +9,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.scaling import ModelScaling
 
 DIGITS = 4  # decimals of a factor, so that a config reads well and means what was measured
+MOST_GROWTH = 40.  # of depth, width and resolution, each beside that at phi = 0
 LEAST_SIDE = 32  # pixels; below it the last feature map would lose its only pixel
 MOST_PHI = 20
 
@@ -45,10 +46,12 @@ class Ratio:
     @property
     def range(self) -> tuple[float, float]:
         """The smallest and the largest phi that are looked at."""
+        fastest = max(self.alpha, self.beta, self.gamma)
+        most = min(MOST_PHI, math.log(MOST_GROWTH) / math.log(fastest))
         if self.gamma == 1:
-            return -MOST_PHI, MOST_PHI
+            return -MOST_PHI, most
         least = math.log(LEAST_SIDE / self.resolution) / math.log(self.gamma)
-        return max(-MOST_PHI, math.ceil(least)), MOST_PHI
+        return max(-MOST_PHI, math.ceil(least)), most
 
 
 def _written(factor: float) -> float:

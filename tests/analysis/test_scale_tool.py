@@ -452,6 +452,8 @@ def test_a_base_that_does_not_train_is_refused(refused):
     (['--arch', 'b3', '--phi', 1], "error: arch='b3' is scaled already"),
     (['--phi', 1, '--width', 2], 'error: --phi and --width, --depth or --resolution: each says'),
     (['--phi', -1], 'error: phi=-1.0 must be a finite number of at least 0'),
+    (['--phi', 1e9], 'error: phi=1000000000.0 is too large: width'),
+    (['--phi', 30, '--alpha', 2], 'error: depth=1073741824.0 must be at most 100'),
     (['--width', 0], 'error: width=0.0 must be a number above 0'),
     (['--target-macs', '1X'], "error: --target-macs '1X' must be a number above 0, with one of"),
     (['--target-params', '0'], "error: --target-params '0' must be a number above 0"),

@@ -409,8 +409,10 @@ def test_what_goes_with_weights_is_left_out_of_trials(tmp_path, capsys):
     said = (f'not taken from {base}: load_from, model.backbone.init_cfg, '
             'model.backbone.frozen_stages, model.backbone.norm_eval; trials begin with random')
     with pytest.raises(SystemExit):  # the budget leaves no run to draw
-        curves_cli.main(['--config', str(base), '--out', str(tmp_path), '--budget', '-1'])
-    assert capsys.readouterr().out.count(said) == 1
+        curves_cli.main(['--config', str(base), '--out', str(tmp_path), '--budget', '0'])
+    told = capsys.readouterr()
+    assert told.out.count(said) == 1
+    assert 'runs.csv: no runs to draw: no training was begun within --budget 0' in told.err
     search_cli.main(['--config', str(base), '--study', str(tmp_path), '--budget', '0'])
     assert capsys.readouterr().out.count(said) == 1
 
@@ -431,6 +433,8 @@ def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys
     (curves_cli.main, ['--draw', 'none.csv'], "--draw 'none.csv' does not exist"),
     (search_cli.main, ['--step', '3'], '--step 3.0 must be above 0 and at most 1'),
     (search_cli.main, ['--workers', '0'], '--workers 0 must be at least 1'),
+    (curves_cli.main, ['--out', 'none', '--budget', '-1'], '--budget -1.0 must be at least 0'),
+    (search_cli.main, ['--study', 'none', '--budget', 'nan'], '--budget nan must be at least 0'),
     (search_cli.main, ['--study', 'file'], "--study 'file' cannot be a folder ("),
     (search_cli.main, ['--study', 'none', '--config', 'typo.py'],
      "config 'typo.py' does not exist"),
@@ -443,7 +447,7 @@ def test_the_documented_numbers_are_those_of_the_committed_runs(tmp_path, capsys
      "config 'iters.py': trials need a list of param_scheduler and train_cfg.max_epochs"),
     (curves_cli.main, ['--config', 'iters.py'],
      "config 'iters.py': trials need a list of param_scheduler and train_cfg.max_epochs"),
-    (curves_cli.main, ['--times', '64', '--budget', '-1'],
+    (curves_cli.main, ['--times', '64', '--budget', '0'],
      '--times 64: depth reaches 34.5 times the cost of'),
     (curves_cli.main, ['--out', 'file', '--draw', 'file'], '--out file: nothing can be written')])
 def test_wrong_arguments_are_said_in_one_line(main, argv, message, capsys, tmp_path, monkeypatch):
