@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from mmeffnet.weights.layouts import (
     recognise,
 )
 from mmeffnet.weights.settings import BATCH_NORM_EPS, PYTORCH_EPS
+from mmeffnet.weights.values import COUNTERS, check_kinds, few
 
 if TYPE_CHECKING:
     from mmeffnet.weights.catalog import Entry
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 # Where trainers put weights, the averaged ones first: MMEngine writes its averaged weights
 # to 'state_dict' itself, timm and torchvision beside the raw ones.
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
-
-# Counters change no output.
-COUNTERS = ('num_batches_tracked', 'n_averaged')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,8 @@ def translate(state: Mapping[str, torch.Tensor], source: str, *, prefix: str | N
     prefix: of the network among the keys, where there are several. also: an architecture to
     look for besides the published ones.
     Raises InputError where there is no network, several, or one of unknown shapes in a
-    layout that is not ours; and for keys beside or missing in the network.
+    layout that is not ours; for keys beside the network; and for tensors of it that are no dense
+    floating-point numbers.
     """
     layout, prefix = _only_network(state, source, prefix)
     inside = {key.removeprefix(prefix): tensor for key, tensor in state.items()
@@ -142,13 +141,16 @@ def translate(state: Mapping[str, torch.Tensor], source: str, *, prefix: str | N
     weights = Weights(state={}, layout=layout.name, source=source, variant=variant, arch=arch,
                       entry=entry)
     if layout is OURS:
-        return _ours(weights, state, prefix)
-    if arch is None:
+        weights = _ours(weights, state, prefix)
+    elif arch is None:
         raise InputError(
             f'{source!r} has the keys of {layout.writers} and the shapes of none of the '
             f'networks {", ".join(VARIANTS)} (EfficientNetV2, CondConv and pruned networks '
             'are others)')
-    return _foreign(weights, state, inside, prefix, layout)
+    else:
+        weights = _foreign(weights, state, inside, prefix, layout)
+    check_kinds({k: v for k, v in state.items() if k not in weights.others}, source)
+    return weights
 
 
 def _only_network(state, source: str, prefix: str | None) -> tuple[Layout, str]:
@@ -235,10 +237,3 @@ def to_layout(state: Mapping[str, torch.Tensor], arch: Arch, layout: str
     names[CLASSIFIER] = table.classifier
     split = ((*key.rpartition('.'), tensor) for key, tensor in state.items())
     return {f'{names[module]}.{name}': tensor for module, _, name, tensor in split}
-
-
-def few(items: Iterable[str], most: int = 3) -> str:
-    """The first of some keys, and how many more there are."""
-    items = list(items)
-    more = len(items) - most
-    return ', '.join(items[:most]) + (f' and {more:,} more' if more > 0 else '')

@@ -79,3 +79,33 @@ def test_another_network_is_refused_with_its_keys():
         translate({'conv1.weight': torch.ones(1)}, 'resnet.pth')
     with pytest.raises(InputError, match=r'keys of torchvision and the shapes of none .*V2'):
         translate({'features.0.0.weight': torch.ones(24, 3, 3, 3)}, 'v2.pth')
+
+
+@pytest.mark.parametrize(('change', 'what'), [
+    (lambda t: t.to(torch.int8), 'is of int8, and weights are .* or float64: save the weights bef'),
+    (lambda t: t.to(torch.int64), 'is of int64'), (lambda t: t.bool(), 'is of bool'),
+    (lambda t: t.to(torch.complex64), 'is of complex64'),
+    (lambda t: t.to(torch.float8_e4m3fn), 'is of float8_e4m3fn'),
+    (lambda t: t.to_sparse(), r'is sparse_coo, .*: save it as a dense tensor, by to_dense\(\)'),
+    (lambda t: t.to('meta'), "is on the device 'meta', without numbers, .* network whose weights")])
+@pytest.mark.parametrize('layout', ['timm', 'mmeffnet'])
+def test_tensors_that_are_no_floating_point_numbers_are_refused(layout, change, what, lite0):
+    """PyTorch copies whole numbers without their scale, and says nothing."""
+    theirs = to_layout(lite0, VARIANTS['lite0'].arch, layout)
+    key = next(key for key, value in theirs.items() if value.shape == (96, 1, 3, 3))
+    with pytest.raises(InputError, match=f"^'file': {key} {what}"):
+        translate({**theirs, key: change(theirs[key])}, 'file')
+
+
+def test_the_first_of_many_such_tensors_is_named_and_the_others_counted(timm_lite0):
+    quantised = {key: (value * 127).to(torch.int8) for key, value in timm_lite0.items()}
+    with pytest.raises(InputError, match=r'conv_stem.weight is of int8 \(and 246 more are no such'):
+        translate(quantised, 'file')
+
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_numbers_of_any_width_are_taken(kind, timm_lite0):
+    given = {k: v.to(kind) if v.is_floating_point() else v for k, v in timm_lite0.items()}
+    beside = {'neck.anchors': torch.ones(3, dtype=torch.int64)}
+    found = translate({**{f'model.{k}': v for k, v in given.items()}, **beside}, 'file')
+    assert found.state['head.fc.bias'].dtype == kind
