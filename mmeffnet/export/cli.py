@@ -2,7 +2,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import DictAction
@@ -12,6 +17,7 @@ from mmeffnet.errors import InputError, one_line_errors
 from mmeffnet.export.runtime import BESIDE, FORMATS, SUFFIXES, open_exported
 from mmeffnet.weights.files import stem_of
 
+TERMINATED = 128 + signal.SIGTERM  # by convention
 PART = '.' * 30  # as long as what files.whole adds to a name
 
 
@@ -48,8 +54,23 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     """tools/export.py. Exits with 2 for wrong input, 1 where the file is not the network."""
     args = parsed(parser(), argv)
-    with one_line_errors():
+    with one_line_errors(), _terminable():
         export(args)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the process as an error does, which leaves nothing half done."""
+    def end(*_):
+        sys.exit(TERMINATED)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets the main thread alone hear signals
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -68,8 +89,8 @@ def export(args: argparse.Namespace) -> None:
     metadata = classifier.metadata(args.preprocess, config=Path(args.config).name,
                                    checkpoint=Path(args.checkpoint).name, dynamic=list(dynamic),
                                    precision=precision)
-    with tempfile.TemporaryDirectory(prefix='mmeffnet-export-') as folder:
-        made = Path(folder, out.name)
+    with _scratch() as folder:
+        made = folder / out.name
         formats.write(classifier.deployed(args.preprocess, args.half), made, args.format,
                       classifier.size, dynamic, metadata)
         if seen:
@@ -81,6 +102,19 @@ def export(args: argparse.Namespace) -> None:
         print(f'{row.size[0]} x {row.size[1]} px: logits within {row.difference:.1e} of the '
               f'largest, best class equal on {row.same_class} of {row.pictures} pictures')
     print(f'{out} ({out.stat().st_size / 1e6:.1f} MB)')
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder; InputError where it cannot be written to."""
+    try:
+        with tempfile.TemporaryDirectory(prefix='mmeffnet-export-') as folder:
+            yield Path(folder)
+    except OSError as error:
+        place = f' {tempfile.tempdir!r}' if tempfile.tempdir else ''
+        raise InputError(f'the temporary folder{place}, where a file is made first, cannot be '
+                         f'written to: {error.strerror or error}: free space there, or name '
+                         'another folder by TMPDIR=FOLDER') from error
 
 
 def _out(args: argparse.Namespace) -> Path:
@@ -116,7 +150,8 @@ def _check_replaced(out: Path, args: argparse.Namespace) -> None:
             open_exported(out)
         except InputError as error:
             raise InputError(f'--out {str(out)!r} would overwrite {str(beside)!r}, which does not '
-                             f'belong to such a file ({error}): give another name') from error
+                             f'belong to such a file ({error}): give another name, or '
+                             'remove it') from error
 
 
 def _check_int8(args: argparse.Namespace, dynamic: tuple) -> None:

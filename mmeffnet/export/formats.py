@@ -1,15 +1,19 @@
 """How each format is written."""
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import time
 import warnings
 from contextlib import ExitStack
+from glob import escape
 from pathlib import Path
 
 import torch
 
-from mmeffnet.errors import InputError
+from mmeffnet.errors import InputError, one_line
 from mmeffnet.export.graph import Exportable
 from mmeffnet.export.runtime import KEY, METADATA, SUFFIXES, need
 from mmeffnet.files import whole
@@ -19,6 +23,7 @@ AXES = ('batch', 'size')  # what may be left open
 # Least pixels of a side of the example of an open size, and at least two strides: a last map of one
 # pixel would be taken for one of every size.
 SMALLEST = 64
+QUIET = 60  # seconds after which a part of a file is not being written
 
 
 def write(network: Exportable, path: Path, kind: str, size: tuple[int, int], dynamic: tuple = (),
@@ -40,17 +45,48 @@ def write(network: Exportable, path: Path, kind: str, size: tuple[int, int], dyn
 
 
 def put(made: Path, folder: Path) -> None:
-    """Put a file, and what was written beside it, into a folder: all of them whole, or none.
+    """Put a file, and what was written beside it, into a folder.
 
-    Raises InputError where that cannot be written to.
+    An error leaves what was there. So does a kill, but for the moment in which two files take
+    their places: what is opened is missing then, and never beside a second file of another export.
+    What killed exports left of these files is removed.
+    Raises InputError where the folder cannot be written to.
     """
+    final = folder / made.name
+    files = sorted(made.parent.iterdir(), key=made.__ne__)
     try:
         with ExitStack() as parts:  # which leaves in the other order: what is opened comes last
-            for file in sorted(made.parent.iterdir(), key=made.__ne__):
-                shutil.copyfile(file, parts.enter_context(whole(folder / file.name)))
+            for file in files:
+                part = parts.enter_context(whole(folder / file.name))
+                shutil.copyfile(file, part)
+                with part.open('rb') as copy:  # whatever a disk refuses, it refuses here
+                    os.fsync(copy.fileno())
+            if len(files) > 1:
+                final.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f'{str(folder / made.name)!r} cannot be written: '
-                         f'{error.strerror or error}') from error
+        raise InputError(f'{str(final)!r} cannot be written: {error.strerror or error}') from error
+    for file in files:
+        _remove_parts(folder / file.name)
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove the parts of a file (:func:`mmeffnet.files.whole`) whose processes are gone."""
+    for part in path.parent.glob(f'.{escape(path.name)}.*-*.part'):
+        process = part.name.removeprefix(f'.{path.name}.').partition('-')[0]
+        # Another host has processes of its own, and writes to their parts.
+        quiet = time.time() - part.stat().st_mtime > QUIET
+        if quiet and process.isdecimal() and not _runs(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def shapes(dynamic: tuple) -> dict:
@@ -73,17 +109,21 @@ def _write_onnx(network, example, path: Path, dynamic: tuple, text: str) -> None
     model = exported.model_proto
     model.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=text))
     onnx.checker.check_model(model)
-    onnx.save_model(model, str(path))
+    path.write_bytes(model.SerializeToString())
 
 
 def _write_torchscript(network, example, path: Path, dynamic: tuple, text: str) -> None:
     # Traced, padding is computed from each image: such a graph is right at every size.
     traced = torch.jit.trace(network, example, check_trace=False)
-    torch.jit.save(torch.jit.freeze(traced.eval()), str(path), _extra_files={METADATA: text})
+    content = io.BytesIO()  # where a disk is full, PyTorch's own writer ends the process
+    torch.jit.save(torch.jit.freeze(traced.eval()), content, _extra_files={METADATA: text})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_torch_export(network, example, path: Path, dynamic: tuple, text: str) -> None:
-    torch.export.save(program(network, example, dynamic), str(path), extra_files={METADATA: text})
+    content = io.BytesIO()
+    torch.export.save(program(network, example, dynamic), content, extra_files={METADATA: text})
+    path.write_bytes(content.getbuffer())
 
 
 def _write_openvino(network, example, path: Path, dynamic: tuple, text: str) -> None:
@@ -94,7 +134,11 @@ def _write_openvino(network, example, path: Path, dynamic: tuple, text: str) -> 
     model.reshape([-1 if axis in shapes(dynamic) else side
                    for axis, side in enumerate(example.shape)])
     model.set_rt_info(text, [KEY])
-    openvino.save_model(model, str(path), compress_to_fp16=half)  # its weights, not its arithmetic
+    try:
+        # Of half precision its weights, not its arithmetic.
+        openvino.save_model(model, str(path), compress_to_fp16=half)
+    except RuntimeError as error:  # of C++, for a disk that is full
+        raise OSError(f'OpenVINO cannot write it ({one_line(error)})') from error
 
 
 WRITERS = {'onnx': _write_onnx, 'torchscript': _write_torchscript,

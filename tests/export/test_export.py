@@ -3,10 +3,15 @@ import copy
 import errno
 import json
 import logging
+import os
 import pickle
 import re
+import resource
 import runpy
 import shutil
+import signal
+import subprocess
+import tempfile
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -513,6 +518,93 @@ def test_a_second_file_that_finds_no_place_leaves_the_first_as_it_was(tmp_path, 
         formats.put(tmp_path / 'made/a.xml', tmp_path / 'out')
     found = {path.name: path.read_text() for path in (tmp_path / 'out').iterdir()}
     assert found == {'a.xml': 'out/a.xml', 'a.bin': 'out/a.bin'}
+
+
+def test_a_kill_between_two_files_leaves_no_pair_of_two_exports(tmp_path, monkeypatch):
+    """An old graph opens beside new weights, and its logits are off."""
+    for name in ('made/a.xml', 'made/a.bin', 'out/a.xml', 'out/a.bin'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    replace = Path.replace
+
+    def killed(part, path):
+        replace(part, path)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Path, 'replace', killed)
+    with pytest.raises(KeyboardInterrupt):
+        formats.put(tmp_path / 'made/a.xml', tmp_path / 'out')
+    found = {path.name: path.read_text() for path in (tmp_path / 'out').iterdir()}
+    assert found == {'a.bin': 'made/a.bin'}
+
+
+def test_what_killed_exports_left_of_a_file_goes_with_the_next(tmp_path):
+    for name in ('made', 'out'):
+        (tmp_path / name).mkdir()
+    (tmp_path / 'made/a.onnx').touch()
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    parts = {name: tmp_path / f'out/.{name}.part' for name in (
+        f'a.onnx.{gone.pid}-1', f'a.onnx.{gone.pid}-new', f'a.onnx.{os.getpid()}-2',
+        f'b.onnx.{gone.pid}-3', 'a.onnx.other-4')}
+    for name, part in parts.items():
+        part.touch()
+        if 'new' not in name:
+            os.utime(part, (0, 0))
+    formats.put(tmp_path / 'made/a.onnx', tmp_path / 'out')
+    assert [name for name, part in parts.items() if not part.exists()] == [f'a.onnx.{gone.pid}-1']
+
+
+class Small(torch.nn.Module):
+    """The least that every format takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 4096)
+
+    def forward(self, images):
+        return self.fc(images.mean((2, 3)))
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', FORMATS)
+def test_a_full_disk_is_an_error_of_python_in_every_format(kind, tmp_path):
+    """PyTorch's own writer ends the process."""
+    path = tmp_path / f'small{runtime.SUFFIXES[kind]}'
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+    try:
+        with pytest.raises(OSError, match='File too large|OpenVINO cannot write it'):
+            formats.WRITERS[kind](Small().eval(), torch.zeros(1, 3, 8, 8), path, (), '{}')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_temporary_folder_that_is_full_is_named(monkeypatch, tmp_path, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    monkeypatch.setitem(formats.WRITERS, 'torchscript', full)
+    said = line(capsys, '--format', 'torchscript', '--out', 'full.torchscript', of=TINY_FILES)
+    assert said == (f"error: the temporary folder '{tmp_path}', where a file is made first, cannot "
+                    'be written to: No space left on device: free space there, or name another '
+                    'folder by TMPDIR=FOLDER')
+    assert not [*tmp_path.iterdir()]
+
+
+def test_sigterm_leaves_no_temporary_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ended(args):
+        with cli._scratch() as folder:
+            (folder / 'model.onnx').touch()
+            signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(cli, 'export', ended)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*TINY_FILES])
+    assert exit_.value.code == 143
+    assert not [*tmp_path.iterdir()]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize('flags', [['--preprocess'], []], ids=str)
