@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from itertools import islice
@@ -22,8 +22,9 @@ from mmeffnet.export.check import pictures_below, prepared
 from mmeffnet.export.graph import Classifier
 from mmeffnet.export.runtime import gives_rgb, need
 from mmeffnet.files import whole
-from mmeffnet.weights.settings import pipelines_of
+from mmeffnet.weights.settings import pipelines_of, step_name
 
+CHANNELS = 3
 MOST = 128  # pictures that are looked at; more change the ranges little
 # Per cent of an activation's numbers that a range leaves out: a few of Swish's are many times as
 # large as the others, which would have the few steps that are left (docs/export.md).
@@ -31,10 +32,11 @@ RARE = 0.01
 
 
 def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
-    """Pictures of a folder as the config's test pipeline gives them: (3, H, W) uint8, RGB.
+    """Pictures of a folder as the config's test pipeline gives them: (3, H, W) of 0..255, RGB.
 
     Raises InputError for a folder without pictures, a picture that cannot be read, and a config
-    whose pipeline is missing, cannot be built, packs nothing or gives another size than ``size``.
+    whose pipeline is missing, cannot be built, packs nothing or gives other channels or another
+    size than ``size``.
     """
     paths = pictures_below(folder, '--calib')
     # Evenly from all of them: folders are often sorted by class.
@@ -46,33 +48,53 @@ def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     if any(pipeline != pipelines[0] for pipeline in pipelines):
         raise InputError('--calib: data sets of test_dataloader.dataset have different pipelines, '
                          'and which prepares the pictures is not said: give them one')
-    try:
-        steps = [TRANSFORMS.build(step) for step in pipelines[0]]
-    except Exception as error:
-        raise InputError(explain(error, cfg)) from error
-    rgb, found = gives_rgb(cfg), []
+    steps, rgb, found = [_built(step, cfg) for step in pipelines[0]], gives_rgb(cfg), []
     for path in track(paths, 'Reading pictures', transient=True):
         image = _through(steps, path)
-        if tuple(image.shape[1:]) != tuple(size):
-            raise InputError(f'--calib: the test pipeline gives images of {image.shape[1]} x '
-                             f'{image.shape[2]} px and the file takes {size[0]} x {size[1]}: '
-                             'change one of them')
+        _check_shape(image, size)
         found.append(image if rgb else image.flip(0))
     return found
+
+
+def _built(step, cfg):
+    """A transform of the test pipeline."""
+    try:
+        return TRANSFORMS.build(step)
+    except Exception as error:
+        # Many check their arguments by assertions that say nothing.
+        given = '' if str(error) else f', of one of its arguments: {dict(step)}'
+        raise InputError(f'--calib: {step_name(step)} of the test pipeline cannot be built: '
+                         f'{explain(error, cfg)}{given}') from error
+
+
+def _check_shape(image, size: tuple[int, int]) -> None:
+    """Refuse what is no image of three channels and this size."""
+    shape = tuple(image.shape) if isinstance(image, torch.Tensor) else ()
+    if shape[:1] != (CHANNELS, ) or len(shape) != 3:
+        raise InputError('--calib: the test pipeline gives images of shape '
+                         f'{" x ".join(map(str, shape)) or "none"} and the file '
+                         f"takes {CHANNELS} channels x height x width: let it read them in colour "
+                         "(color_type='color' of LoadImageFromFile) and end with PackInputs")
+    if shape[1:] != tuple(size):
+        raise InputError(f'--calib: the test pipeline gives images of {shape[1]} x {shape[2]} px '
+                         f'and the file takes {size[0]} x {size[1]}: change one of them')
 
 
 def _through(steps: list, path: Path) -> torch.Tensor:
     """What a pipeline makes of a picture."""
     data = dict(img_path=str(path))
     for step in steps:
+        given = data
         try:
-            data = step(data)
+            data = step(given)
+            if data is None:  # of LoadImageFromFile with ignore_empty
+                raise ValueError('it gives nothing')
         except Exception as error:
             name = type(step).__name__
             hint = ''
             if name.startswith('Load'):
-                hint = '; repair the file or take it out of the folder'
-            elif 'img' not in (data or ()):
+                hint = _way_out(path)
+            elif 'img' not in given:
                 hint = '; no step before it has read the picture: begin with LoadImageFromFile'
             raise InputError(f'--calib: {name} of the test pipeline fails on {str(path)!r}: '
                              f'{one_line(error)}{hint}') from error
@@ -80,6 +102,16 @@ def _through(steps: list, path: Path) -> torch.Tensor:
         raise InputError('--calib: test_dataloader.dataset.pipeline gives no inputs: let it end '
                          'with PackInputs')
     return data['inputs']
+
+
+def _way_out(path: Path) -> str:
+    """Whether the file is to blame for a step that fails to load it, or the step."""
+    from mmeffnet.inference.images import read_image
+    try:
+        read_image(path)
+    except InputError:
+        return '; repair the file or take it out of the folder'
+    return '; the picture is whole: change this step of test_dataloader.dataset.pipeline'
 
 
 def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, raw: bool) -> None:
@@ -94,8 +126,8 @@ def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, r
     from onnxruntime.quantization import QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize_file
     from onnxruntime.quantization.shape_inference import quant_pre_process
-    seen = (prepared(picture[None], classifier, raw).contiguous().numpy() for picture in track(
-        pictures, 'Calibrating', transient=True, console=Console(stderr=True)))
+    seen = _arrays(track(pictures, 'Calibrating', transient=True, console=Console(stderr=True)),
+                   classifier, raw)
     props = onnx.load(str(path)).metadata_props
     with tempfile.TemporaryDirectory(prefix='mmeffnet-int8-') as folder:
         before, after = Path(folder, 'before.onnx'), Path(folder, 'after.onnx')
@@ -110,6 +142,14 @@ def quantize(path: Path, pictures: list[torch.Tensor], classifier: Classifier, r
     model.metadata_props.extend(props)
     with whole(path) as part:
         onnx.save_model(model, str(part))
+
+
+def _arrays(pictures: Iterable[torch.Tensor], classifier: Classifier, raw: bool
+            ) -> Iterator[np.ndarray]:
+    """Pictures, which a pipeline may give as floats, as the file takes them."""
+    kind = torch.uint8 if raw else torch.float32
+    for picture in pictures:
+        yield prepared(picture[None], classifier, raw).to(kind).contiguous().numpy()
 
 
 @contextmanager

@@ -443,8 +443,12 @@ def test_a_pipeline_that_gives_rgb_gives_the_same_logits(folder, to_rgb):
     (pipeline()[1:], "EfficientNetCenterCrop of the test pipeline fails on 'pictures/00.png': .*"
      'begin with LoadImageFromFile'),
     (pipeline(dict(type='Normalize', mean=[0], std=[1])), 'Normalize is in no exported file'),
-    ([], 'is not in the config')],
-    ids=['name', 'argument', 'pack', 'load', 'normalize', 'none'])
+    ([], 'is not in the config'),
+    (pipeline(dict(type='CenterCrop', crop_size=0)), 'CenterCrop of the test pipeline cannot be '
+     "built: AssertionError, of one of its arguments: .*'crop_size': 0"),
+    (pipeline(color_type='grayscale'), 'gives images of shape 1 x 65 x 65 and the file takes 3 '
+     'channels x height x width: let it read them in colour')],
+    ids=['name', 'argument', 'pack', 'load', 'normalize', 'none', 'assertion', 'grey'])
 def test_a_pipeline_that_gives_no_images_is_named(steps, words):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
@@ -476,6 +480,35 @@ def test_a_torn_picture_for_int8_is_named(tmp_path):
     with pytest.raises(InputError, match=r"fails on '.*torn\.png': .*; repair the file or take it "
                                          'out of the folder'):
         quantize.images(cfg, str(tmp_path), (SIZE, SIZE))
+
+
+@pytest.mark.parametrize(('steps', 'words'), [
+    (pipeline(imdecode_backend='nonsense'), 'nonsense is not supported.*'),
+    (pipeline(color_type='nonsense'), 'KeyError: nonsense'),
+    (pipeline(backend_args=dict(backend='nonsense')), 'KeyError: nonsense'),
+    ([dict(type='LoadAnnotations'), *pipeline()], 'LoadAnnotations of .*KeyError: instances')])
+def test_a_step_that_cannot_load_a_whole_picture_is_not_blamed_on_the_picture(steps, words):
+    from mmengine.registry import init_default_scope
+    init_default_scope('mmpretrain')
+    cfg = dict(test_dataloader=dict(dataset=dict(pipeline=steps)))
+    with pytest.raises(InputError, match=f'{words}; the picture is whole: change this step of '
+                                         'test_dataloader.dataset.pipeline'):
+        quantize.images(cfg, 'pictures', (SIZE, SIZE))
+
+
+def test_a_step_that_gives_nothing_is_named():
+    with pytest.raises(InputError, match="fails on 'pictures/00.png': it gives nothing$"):
+        quantize._through([lambda data: data | dict(img=1), lambda data: None],
+                          Path('pictures/00.png'))
+
+
+@pytest.mark.parametrize('raw', [False, True])
+def test_pictures_of_floats_become_what_the_file_takes(folder, raw):
+    whole = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)
+    classifier = classifier_of(folder, *TINY_FILES)
+    ours, theirs = quantize._arrays([whole, whole.double()], classifier, raw)
+    assert ours.dtype == theirs.dtype == ('uint8' if raw else 'float32')
+    assert (ours == theirs).all()
 
 
 def test_pictures_for_int8_are_spread_over_all_of_the_folder(tmp_path, monkeypatch):
