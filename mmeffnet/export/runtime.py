@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export
            '.xml': 'openvino'}
 SUFFIXES = {name: suffix for suffix, name in FORMATS.items()}
 BESIDE = {'openvino': '.bin'}  # the suffix of a second file, which holds the weights
+ARCHIVES = 'torchscript', 'torch-export'  # with the sum of each part
 METADATA = 'metadata.json'
 KEY = 'mmeffnet'  # of ONNX's and OpenVINO's own metadata
 # Pictures are read as BGR, but by tifffile. Arguments of transforms that turn the order round, and
@@ -44,17 +47,32 @@ def open_exported(path) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f'exported file {str(path)!r} does not exist')
+    kind = FORMATS[path.suffix]
     try:
-        call, metadata = OPENERS[FORMATS[path.suffix]](path)
+        if kind in ARCHIVES:
+            _check_archive(path)
+        call, metadata = OPENERS[kind](path)
     except InputError:
         raise
     except Exception as error:
+        damaged = '' if isinstance(error, OSError) and error.strerror else (
+            ': it is damaged, or not of this format; export it again')
         raise InputError(f'exported file {str(path)!r} cannot be opened: '
-                         f'{one_line(error)}') from error
+                         f'{one_line(error)}{damaged}') from error
     if not (isinstance(metadata, dict) and 'normalised_inside' in metadata):
         raise InputError(f'exported file {str(path)!r} was not written by tools/export.py: it '
                          'does not say how its images are normalised')
     return call, metadata
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for an archive with a wrong sum: PyTorch opens weights that were changed."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f'no whole archive ({path.stat().st_size:,} bytes)')
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()
+    if wrong:
+        raise ValueError(f'the sum of {wrong!r} in it is wrong')
 
 
 def _parsed(text: str | bytes | None):
@@ -147,8 +165,13 @@ def _open_torchscript(path: Path):
 
 
 def _open_torch_export(path: Path):
-    extra = {METADATA: ''}
-    program = torch.export.load(str(path), extra_files=extra)
+    extra, log = {METADATA: ''}, logging.getLogger(torch.export.__name__)
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it writes the traceback of an error that it raises, too
+    try:
+        program = torch.export.load(str(path), extra_files=extra)
+    finally:
+        log.setLevel(level)
     return _as_written(program.module(), _parsed(extra[METADATA]))
 
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import zipfile
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -977,6 +978,44 @@ def test_files_that_are_no_export_are_named(folder, capsys, name, words):
     torch.jit.save(foreign, str(folder / 'labelled.torchscript'),
                    _extra_files={runtime.METADATA: '{"labels": ["cat"]}'})
     assert words in evaluated(capsys, name)
+
+
+def changed(content, name):
+    """An archive in which one bit of its largest part is another."""
+    content = bytearray(content)
+    with zipfile.ZipFile(name) as archive:
+        part = max(archive.infolist(), key=lambda part: part.file_size)
+    content[part.header_offset + part.file_size // 2] ^= 64
+    return content
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['torchscript', 'torch-export'])
+@pytest.mark.parametrize(('damage', 'words'), [
+    (changed, r"the sum of '.*' in it is wrong"),
+    (lambda content, name: content[:len(content) // 2], r'no whole archive \([\d,]+ bytes\)'),
+    (lambda content, name: Path('foreign.zip').read_bytes(), 'RuntimeError: .*')],
+    ids=['changed', 'torn', 'foreign'])
+def test_a_damaged_archive_is_one_line_with_a_way_out(kind, damage, words, capfd):
+    """PyTorch opens one with changed weights, and writes tracebacks of others."""
+    path = Path(f'damaged{runtime.SUFFIXES[kind]}')
+    formats.WRITERS[kind](Small().eval(), torch.zeros(1, 3, 8, 8), path, (), '{}')
+    with zipfile.ZipFile('foreign.zip', 'w') as archive:
+        archive.writestr('a.txt', 'a')
+    path.write_bytes(damage(path.read_bytes(), path))
+    with pytest.raises(InputError, match=f"damaged.*' cannot be opened: {words}: it is damaged, or "
+                                         'not of this format; export it again$'):
+        runtime.open_exported(path)
+    assert 'Traceback' not in capfd.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, 'Permission denied')
+    Path('theirs.onnx').touch()
+    monkeypatch.setitem(runtime.OPENERS, 'onnx', refused)
+    with pytest.raises(InputError, match='cannot be opened: .*Permission denied$'):
+        runtime.open_exported('theirs.onnx')
 
 
 def test_folders_and_hidden_files_are_no_pictures(tmp_path):
