@@ -78,14 +78,16 @@ def read_checkpoint(path):
     # Once more: the fork of MMEngine adds the same ones for each load of its own, and takes
     # them away after it.
     add_safe_globals(_SAFE_GLOBALS)
+    archive = zipfile.is_zipfile(path)
+    if archive and (other := _other_archive(path)):  # of which PyTorch warns over several lines
+        raise InputError(f'checkpoint {str(path)!r} {other}')
     try:
-        return torch.load(path, map_location='cpu', weights_only=True,
-                          mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         with path.open('rb') as file:
             start = file.read(8)
         # What lies in an archive has been checked by its sum.
-        if zipfile.is_zipfile(path) or start[:1] == PICKLE or any(
+        if archive or start[:1] == PICKLE or any(
                 word in str(error) for word in ('Unsupported global', 'GLOBAL')):
             raise InputError(
                 f'checkpoint {str(path)!r} holds pickled objects besides weights '
@@ -94,10 +96,9 @@ def read_checkpoint(path):
         raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: its first bytes are '
                          f'{start!r}; remove it, and copy or download it again') from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        damaged = (f'({path.stat().st_size:,} bytes) is truncated or damaged: remove it, and copy '
-                   'or download it again, or resume from an earlier one')
         raise InputError(
-            f'checkpoint {str(path)!r} {_other_archive(path) or damaged}') from error
+            f'checkpoint {str(path)!r} ({path.stat().st_size:,} bytes) is truncated or damaged: '
+            'remove it, and copy or download it again, or resume from an earlier one') from error
 
 
 def _refused(error: Exception) -> str:
