@@ -12,7 +12,8 @@ from mmeffnet.weights.files import statements
 from mmeffnet.weights.fit import CLASSIFIER_KEYS, fit, warn_of_numerics
 from mmeffnet.weights.layouts import BACKBONE, OURS
 from mmeffnet.weights.sources import published, read_state, with_statements
-from mmeffnet.weights.translate import COUNTERS, few, find_networks, translate, weights_of
+from mmeffnet.weights.translate import COUNTERS, few, find_networks, translate
+from mmeffnet.weights.wrappers import weights_of
 
 
 def backbone_of(model: torch.nn.Module) -> tuple[str, torch.nn.Module] | None:

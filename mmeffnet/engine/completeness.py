@@ -11,9 +11,9 @@ from mmeffnet.arch import Arch, Stage
 from mmeffnet.errors import InputError
 from mmeffnet.models import EfficientNet
 from mmeffnet.weights import Weights
-from mmeffnet.weights.fit import CLASSIFIER_KEYS, STEM
+from mmeffnet.weights.fit import CLASSIFIER_KEYS, STEM, other_shape
 from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER
-from mmeffnet.weights.translate import COUNTERS, few
+from mmeffnet.weights.values import COUNTERS, few
 
 NORM = '.bn.'  # in keys of ours, unless norm_cfg says otherwise
 ACTIVATION = '.activate.'  # of mmcv's ConvModule
@@ -51,7 +51,8 @@ def refuse_parts(weights: Weights) -> list[str]:
     for problem, keys in (
             ('lacks {} of its tensors', shapes.keys() - found.keys()),
             ('has {} tensors that it has no place for', found.keys() - shapes.keys()),
-            ('has {} tensors of other shapes', {k for k in found if found[k] != shapes.get(k)})):
+            ('has {} tensors of other shapes', {other_shape(k, found[k], shapes[k]) for k in found
+                                                if k in shapes and found[k] != shapes[k]})):
         if keys:
             raise InputError(f'{what} and {problem.format(len(keys))}: {few(sorted(keys))}: '
                              f'{WHOLE}')

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmengine.logging import print_log
@@ -12,7 +12,8 @@ from mmeffnet.errors import InputError
 from mmeffnet.variants import variant_of
 from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER, conv_shapes
 from mmeffnet.weights.settings import BATCH_NORM_EPS
-from mmeffnet.weights.translate import COUNTERS, Weights, few
+from mmeffnet.weights.translate import Weights
+from mmeffnet.weights.values import COUNTERS, few, size_of
 
 STEM = f'{BACKBONE}layers.0.conv.weight'
 CLASSIFIER_KEYS = (f'{CLASSIFIER}.weight', f'{CLASSIFIER}.bias')
@@ -33,8 +34,7 @@ def fit(weights: Weights, expected: Mapping[str, torch.Tensor], arch: Arch, *,
     if STEM in state and STEM in expected:
         state[STEM] = fit_stem(state[STEM], expected[STEM].shape[1], weights.source)
     _fit_classifier(state, expected, weights.source, new_classes)
-    wrong = [f'{key} is {_size(tensor)} and has to be {_size(expected[key])}'
-             for key, tensor in state.items()
+    wrong = [other_shape(key, tensor.shape, expected[key].shape) for key, tensor in state.items()
              if key in expected and tensor.shape != expected[key].shape]
     _refuse(weights, wrong, 'does not fit the model: {keys}')
     _refuse(weights, [key for key in state if key not in expected],
@@ -100,8 +100,9 @@ def _refuse(weights: Weights, keys: list[str], problem: str) -> None:
                          + problem.format(keys=few(keys), count=len(keys)))
 
 
-def _size(tensor) -> str:
-    return 'x'.join(map(str, tensor.shape)) or 'a scalar'
+def other_shape(key: str, found: Iterable[int], wanted: Iterable[int]) -> str:
+    """What is wrong with a tensor of another shape, for messages."""
+    return f'{key} is {size_of(found)} and has to be {size_of(wanted)}'
 
 
 def warn_of_numerics(weights: Weights, *, padding: str | None, eps: float | None) -> None:

@@ -166,7 +166,7 @@ def _block_shapes(block: Block) -> dict[str, Shape]:
 
 
 @cache
-def _named_shapes(arch: Arch, layout: Layout) -> dict[str, Shape] | None:
+def named_shapes(arch: Arch, layout: Layout) -> dict[str, Shape] | None:
     """The kernels of ``arch`` under a layout's keys, None where it has no such blocks."""
     try:
         names = module_names(arch, layout)
@@ -201,7 +201,7 @@ def recognise(shapes: Mapping[str, Shape], layout: Layout, also: Arch | None = N
 
 def _share(shapes: Mapping[str, Shape], layout: Layout, arch: Arch) -> float:
     """How many of the kernels of ``arch`` a file has, of those that either has."""
-    expected = _named_shapes(arch, layout)
+    expected = named_shapes(arch, layout)
     if not expected:
         return 0.0
     kernels = sum(len(shape) == 4 for shape in shapes.values())

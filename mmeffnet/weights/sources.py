@@ -22,7 +22,8 @@ from mmeffnet.weights.files import (
     statements,
 )
 from mmeffnet.weights.trained import network_of, other_parts
-from mmeffnet.weights.translate import Weights, plain_key, translate, weights_of
+from mmeffnet.weights.translate import Weights, plain_key, translate
+from mmeffnet.weights.wrappers import weights_of
 
 
 def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,

@@ -21,14 +21,11 @@ from mmeffnet.weights.layouts import (
     recognise,
 )
 from mmeffnet.weights.settings import BATCH_NORM_EPS, PYTORCH_EPS
-from mmeffnet.weights.values import COUNTERS, check_kinds, few
+from mmeffnet.weights.unrecognised import first_difference, lost_stem
+from mmeffnet.weights.values import COUNTERS, check_kinds, few, size_of
 
 if TYPE_CHECKING:
     from mmeffnet.weights.catalog import Entry
-
-# Where trainers put weights, the averaged ones first: MMEngine writes its averaged weights
-# to 'state_dict' itself, timm and torchvision beside the raw ones.
-WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,25 +87,6 @@ def numerics_of(library: str, variant: str | None) -> tuple[str | None, float | 
     return ('same', BATCH_NORM_EPS) if library in ('lukemelas', 'mmpretrain') else (None, None)
 
 
-def weights_of(checkpoint) -> dict[str, torch.Tensor]:
-    """The state dict inside a checkpoint; averaged weights where there are both.
-
-    Raises InputError where there is none.
-    """
-    if isinstance(checkpoint, Mapping):
-        held = [checkpoint[wrapper] for wrapper in WRAPPERS
-                if isinstance(checkpoint.get(wrapper), Mapping)]
-        for place in held or [checkpoint]:
-            # Some averages are kept with their counter: model_ema=dict(module=..., updates=3).
-            place = place['module'] if isinstance(place.get('module'), Mapping) else place
-            weights = {str(k).removeprefix('module.'): v for k, v in place.items()
-                       if isinstance(v, torch.Tensor)}
-            if weights:
-                return weights
-    raise InputError('the checkpoint holds no weights: neither itself nor one of its entries '
-                     f'{", ".join(map(repr, WRAPPERS))} is a dict of tensors')
-
-
 def plain_key(key: str) -> str:
     """A key without what torch.compile puts into those of a part of a model."""
     return re.sub(r'(?<![^.])_orig_mod\.', '', key)
@@ -143,10 +121,7 @@ def translate(state: Mapping[str, torch.Tensor], source: str, *, prefix: str | N
     if layout is OURS:
         weights = _ours(weights, state, prefix)
     elif arch is None:
-        raise InputError(
-            f'{source!r} has the keys of {layout.writers} and the shapes of none of the '
-            f'networks {", ".join(VARIANTS)} (EfficientNetV2, CondConv and pruned networks '
-            'are others)')
+        _refuse_shapes(inside, layout, source, prefix)
     else:
         weights = _foreign(weights, state, inside, prefix, layout)
     check_kinds({k: v for k, v in state.items() if k not in weights.others}, source)
@@ -166,6 +141,10 @@ def _only_network(state, source: str, prefix: str | None) -> tuple[Layout, str]:
     if len(chosen) == 1:
         return chosen[0]
     places = ', '.join(repr(p) for _, p in found)
+    lost = lost_stem(state) if not found else None
+    if lost:
+        raise InputError(f'{source!r} has the keys of {lost[0].writers} and lacks {lost[1]}, the '
+                         'stem that every EfficientNet begins with: save all of its tensors')
     if not found:
         raise InputError(f'{source!r} holds no EfficientNet of a known layout '
                          f'({", ".join(LAYOUTS)}): its keys are {few(list(state))}')
@@ -174,6 +153,20 @@ def _only_network(state, source: str, prefix: str | None) -> tuple[Layout, str]:
                          f'the prefixes {places}')
     raise InputError(f'{source!r} holds several networks, with the prefixes {places}: choose '
                      'one by prefix=, or by tools/convert.py --prefix, which makes a file of it')
+
+
+def _refuse_shapes(inside, layout: Layout, source: str, prefix: str) -> None:
+    different = first_difference({k: tuple(v.shape) for k, v in inside.items()}, layout)
+    nearest = ''
+    if different:
+        name, key, shape = different
+        found = size_of(inside[key].shape) if key in inside else 'missing'
+        nearest = (f'; {name} is the nearest, and {prefix}{key} is {found} and has to be '
+                   f'{size_of(shape)}')
+    raise InputError(
+        f'{source!r} has the keys of {layout.writers} and the shapes of none of the '
+        f'networks {", ".join(VARIANTS)} (EfficientNetV2, CondConv and pruned networks '
+        f'are others){nearest}')
 
 
 def _ours(weights: Weights, state, prefix: str) -> Weights:

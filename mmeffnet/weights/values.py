@@ -19,6 +19,11 @@ def few(items: Iterable[str], most: int = 3) -> str:
     return ', '.join(items[:most]) + (f' and {more:,} more' if more > 0 else '')
 
 
+def size_of(shape: Iterable[int]) -> str:
+    """A shape as messages have it."""
+    return 'x'.join(map(str, shape)) or 'a scalar'
+
+
 def check_kinds(state: Mapping[str, torch.Tensor], source: str) -> None:
     """Refuse tensors that are no dense floating-point numbers; counters may be.
 

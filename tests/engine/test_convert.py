@@ -195,7 +195,8 @@ def saved(theirs, name, without=(), **more):
     (['classifier.bias'], {}, 'lacks 1 of its tensors: head.fc.bias'),
     (['classifier.weight'], {}, 'lacks 1 of its tensors: head.fc.weight'),
     ([], {'blocks.3.0.conv_pw.bias': torch.ones(240)}, 'has 1 tensors that it has no place for: '),
-    ([], {'bn1.bias': torch.ones(3)}, 'has 1 tensors of other shapes: backbone.layers.0.bn.bias')])
+    ([], {'bn1.bias': torch.ones(3)}, 'has 1 tensors of other shapes: backbone.layers.0.bn.bias '
+     'is 3 and has to be 32: only')])
 @pytest.mark.parametrize('to', ['mmeffnet', 'timm'])
 def test_a_part_of_a_network_is_no_clean_file(to, without, more, match, files, capsys):
     folder, theirs = files

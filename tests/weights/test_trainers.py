@@ -6,7 +6,7 @@ import torch
 
 from mmeffnet.errors import InputError
 from mmeffnet.weights.sources import read_state
-from mmeffnet.weights.translate import weights_of
+from mmeffnet.weights.wrappers import weights_of
 
 RAW, AVERAGED = dict(w=torch.tensor([1.])), dict(w=torch.tensor([2.]))
 OPTIONS = argparse.Namespace(lr=0.1)

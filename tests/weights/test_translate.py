@@ -1,10 +1,12 @@
 """State dicts as trainers leave them: unwrapped, recognised, translated or refused."""
+import numpy as np
 import pytest
 import torch
 
 from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.errors import InputError
-from mmeffnet.weights.translate import to_layout, translate, weights_of
+from mmeffnet.weights.translate import to_layout, translate
+from mmeffnet.weights.wrappers import weights_of
 
 
 @pytest.fixture(scope='module')
@@ -34,6 +36,26 @@ def test_weights_are_found_inside_their_wrappers_the_averaged_ones_first(wrapped
 def test_a_file_without_weights_is_refused(nothing):
     with pytest.raises(InputError, match='holds no weights'):
         weights_of(nothing)
+
+
+@pytest.mark.parametrize(('nested', 'place'), [
+    (lambda w: dict(state_dict=dict(state_dict=w)), r"\['state_dict'\]\['state_dict'\]"),
+    (lambda w: dict(net=w, other=dict(step=torch.ones(1))), r"\['net'\]"),
+    (lambda w: dict(models=dict(ema=dict(net=w))), r"\['models'\]\['ema'\]\['net'\]")])
+def test_the_entry_that_holds_tensors_is_named(nested, place):
+    weights = {'a.weight': torch.ones(1), 'a.bias': torch.ones(1)}
+    with pytest.raises(InputError, match=rf'holds no weights: .* tensors lie in checkpoint{place}: '
+                                         rf'save that alone, by torch.save\(checkpoint{place}, '):
+        weights_of(nested(weights))
+
+
+@pytest.mark.parametrize(('value', 'kind'), [
+    (np.ones(2), 'numpy.ndarray'), (None, 'NoneType'), ([1.], 'list')], ids=['np', 'none', 'list'])
+def test_what_stands_in_the_place_of_a_tensor_is_named(value, kind):
+    state = {'conv.weight': torch.ones(1), 'bn.running_mean': value, 'epoch': 3}
+    for checkpoint in (state, dict(state_dict=state), {'bn.running_mean': value}):
+        with pytest.raises(InputError, match=f'^bn.running_mean is no tensor but of {kind}: save'):
+            weights_of(checkpoint)
 
 
 @pytest.mark.parametrize('layout', ['mmeffnet', 'timm', 'lukemelas'])
@@ -109,3 +131,33 @@ def test_floating_point_numbers_of_any_width_are_taken(kind, timm_lite0):
     beside = {'neck.anchors': torch.ones(3, dtype=torch.int64)}
     found = translate({**{f'model.{k}': v for k, v in given.items()}, **beside}, 'file')
     assert found.state['head.fc.bias'].dtype == kind
+
+
+@pytest.mark.parametrize(('layout', 'stem'), [('mmeffnet', 'backbone.layers.0.conv.weight'),
+                                              ('timm', 'conv_stem.weight'),
+                                              ('lukemelas', '_conv_stem.weight')])
+def test_a_stem_that_is_missing_is_named(layout, stem, lite0):
+    theirs = to_layout(lite0, VARIANTS['lite0'].arch, layout)
+    del theirs[stem]
+    with pytest.raises(InputError, match=rf"keys of .* and lacks model\.{stem}, the stem that"):
+        translate({f'model.{k}': v for k, v in theirs.items()}, 'file')
+
+
+@pytest.mark.parametrize(('turned', 'message'), [
+    (lambda v: v.permute(2, 3, 1, 0), 'blocks.0.0.conv_dw.weight is 3x3x1x32 and .* 32x1x3x3'),
+    (lambda v: v.transpose(0, 1), 'blocks.0.0.conv_dw.weight is 1x32x3x3 and has to be 32x1x3x3'),
+    (lambda v: v.transpose(0, 1) if v.shape[-1] > 1 and v.shape[1] == 1 else v,
+     'blocks.0.0.conv_dw.weight is 1x32x3x3 and has to be 32x1x3x3')],
+    ids=['as TensorFlow', 'transposed', 'some'])
+def test_kernels_in_another_order_are_named_with_the_nearest_network(turned, message, timm_lite0):
+    theirs = {f'net.{key}': turned(value) if value.ndim == 4 else value
+              for key, value in timm_lite0.items()}
+    with pytest.raises(InputError, match=f'of none .*; lite0 is the nearest, and net.{message}'):
+        translate(theirs, 'file')
+
+
+def test_a_network_that_lacks_many_kernels_is_told_which_is_the_first(timm_lite0):
+    theirs = {k: v for k, v in timm_lite0.items() if not k.startswith(('blocks.1.', 'blocks.2.'))}
+    with pytest.raises(InputError, match='lite0 is the nearest, and blocks.1.0.conv_dw.weight is '
+                                         'missing and has to be 96x1x3x3'):
+        translate(theirs, 'file')
