@@ -2,7 +2,6 @@
 import hashlib
 import io
 import json
-import logging
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import need, stem_of
 from mmeffnet.weights.sources import described, read_state
 from mmeffnet.weights.trained import other_parts
-from mmeffnet.weights.translate import TIMM_EPS, few, numerics_of, to_layout
+from mmeffnet.weights.translate import TIMM_EPS, numerics_of, to_layout
+from mmeffnet.weights.values import few, warn_of_values
 
 # mmpretrain's own EfficientNet has our keys.
 TARGETS = {'mmeffnet': 'mmeffnet', 'mmpretrain': 'mmeffnet', 'timm': 'timm',
@@ -73,10 +73,7 @@ def convert(args: Namespace) -> Path:
     if others:
         print_log(f'{args.source}: {len(others)} tensors beside the network are left out: '
                   f'{few(others)}', 'current')
-    broken = [key for key, tensor in weights.state.items() if not tensor.isfinite().all()]
-    if broken:
-        print_log(f'{args.source}: {len(broken)} tensors have values that are not finite, as of a '
-                  f'training that diverged: {few(broken)}', 'current', level=logging.WARNING)
+    warn_of_values(weights.state, args.source)
     _refuse_unbuilt(weights, args.to)
     own = refuse_parts(weights)
     if own and TARGETS[args.to] != 'mmeffnet':

@@ -13,7 +13,7 @@ from mmeffnet.variants import variant_of
 from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER, conv_shapes
 from mmeffnet.weights.settings import BATCH_NORM_EPS
 from mmeffnet.weights.translate import Weights
-from mmeffnet.weights.values import COUNTERS, few, size_of
+from mmeffnet.weights.values import COUNTERS, few, size_of, warn_of_values
 
 STEM = f'{BACKBONE}layers.0.conv.weight'
 CLASSIFIER_KEYS = (f'{CLASSIFIER}.weight', f'{CLASSIFIER}.bias')
@@ -44,6 +44,7 @@ def fit(weights: Weights, expected: Mapping[str, torch.Tensor], arch: Arch, *,
                       and not key.endswith(may_lack) and not key.startswith(unused)],
             'lacks {count} tensors of the model: {keys}'
             + ('' if weights.classes else '; it holds a backbone alone'))
+    warn_of_values(state, weights.source)
     return state
 
 

@@ -1,9 +1,11 @@
 """What the tensors of a network hold: numbers that it can compute with, or something else."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 import torch
+from mmengine.logging import print_log
 
 from mmeffnet.errors import InputError
 
@@ -37,6 +39,20 @@ def check_kinds(state: Mapping[str, torch.Tensor], source: str) -> None:
         *most, last = map(_name, FLOATS)
         raise InputError(f'{source!r}: {key} is {kind}{more}, and weights are dense numbers of '
                          f'{", ".join(most)} or {last}: {way_out}')
+
+
+def warn_of_values(state: Mapping[str, torch.Tensor], source: str) -> None:
+    """One warning for tensors with values that make every output no number."""
+    # Both ends are no number where any value is none; one pass, without a copy.
+    ends = {key: torch.stack(tensor.detach().aminmax()) for key, tensor in state.items()
+            if not key.endswith(COUNTERS) and tensor.numel()}
+    broken = [key for key, both in ends.items() if not both.isfinite().all()]
+    negative = [key for key, both in ends.items() if key.endswith('.running_var') and both[0] < 0]
+    problems = [f'{len(keys)} tensors have {what}: {few(keys)}' for keys, what in (
+        (broken, 'values that are not finite, as of a training that diverged'),
+        (negative, 'variances below zero, whose root is no number')) if keys]
+    if problems:
+        print_log(f'{source}: {"; ".join(problems)}', 'current', level=logging.WARNING)
 
 
 def _strange(tensor: torch.Tensor) -> tuple[str, str] | None:

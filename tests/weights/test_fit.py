@@ -149,6 +149,26 @@ def test_numerics_that_do_not_suit_the_network_are_one_warning(said):
     assert not [line for line in said if 'was trained' in line]
 
 
+@pytest.mark.parametrize(('key', 'value', 'words'), [
+    ('conv_head.weight', torch.nan, 'values that are not finite, as of a training that diverged: '
+     'backbone.layers.6.conv.weight'),
+    ('bn1.running_var', torch.inf, 'values that are not finite, as of a training that diverged: '
+     'backbone.layers.0.bn.running_var'),
+    ('bn1.running_var', -1e-3, 'variances below zero, whose root is no number: '
+     'backbone.layers.0.bn.running_var')])
+def test_values_that_make_every_output_no_number_are_one_warning(key, value, words, state, said,
+                                                                 tmp_path):
+    broken = theirs(state)
+    broken[key] = broken[key].clone()
+    broken[key].view(-1)[1] = value
+    torch.save(broken, tmp_path / 'broken.pth')
+    network = EfficientNet('lite0', init_cfg=dict(type='Pretrained', checkpoint=str(
+        tmp_path / 'broken.pth')))
+    network.init_weights()
+    assert [line for line in said if 'tensors have' in line] == [
+        f'{tmp_path}/broken.pth: 1 tensors have {words}']
+
+
 def test_what_is_no_tensor_beside_our_keys_is_left_to_pytorch():
     network, other = EfficientNet('lite0'), EfficientNet('lite0')
     found = other.load_state_dict({**network.state_dict(), '_extra_state': dict(a=1)}, strict=False)
