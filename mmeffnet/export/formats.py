@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import time
 import warnings
@@ -20,6 +21,7 @@ from mmeffnet.files import whole
 
 OPSET = 20
 AXES = ('batch', 'size')  # what may be left open
+OUTPUT = 'logits'
 # Least pixels of a side of the example of an open size, and at least two strides: a last map of one
 # pixel would be taken for one of every size.
 SMALLEST = 64
@@ -104,12 +106,25 @@ def _write_onnx(network, example, path: Path, dynamic: tuple, text: str) -> None
     onnx = need('onnx')
     need('onnxscript')
     exported = torch.onnx.export(program(network, example, dynamic), (), None, dynamo=True,
-                                 input_names=['images'], output_names=['logits'],
+                                 input_names=['images'], output_names=[OUTPUT],
                                  opset_version=OPSET, verbose=False)
     model = exported.model_proto
+    _name_axes(model.graph)
     model.metadata_props.append(onnx.StringStringEntryProto(key=KEY, value=text))
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+def _name_axes(graph) -> None:
+    """Call the open axes of an ONNX graph what they are; PyTorch numbers them."""
+    axes = graph.input[0].type.tensor_type.shape.dim
+    names = {axis.dim_param: name for axis, name in zip(
+        axes, ('batch', 'channels', 'height', 'width'), strict=True) if axis.dim_param}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:  # or a formula of them
+                axis.dim_param = re.sub(r'\w+', lambda found: names.get(found[0], found[0]),
+                                        axis.dim_param)
 
 
 def _write_torchscript(network, example, path: Path, dynamic: tuple, text: str) -> None:
@@ -133,6 +148,7 @@ def _write_openvino(network, example, path: Path, dynamic: tuple, text: str) -> 
     # It leaves all axes open, and fixed arithmetic is wrong at another size, unnoticed.
     model.reshape([-1 if axis in shapes(dynamic) else side
                    for axis, side in enumerate(example.shape)])
+    model.outputs[0].get_tensor().set_names({OUTPUT})
     model.set_rt_info(text, [KEY])
     try:
         # Of half precision its weights, not its arithmetic.

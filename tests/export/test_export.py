@@ -600,6 +600,25 @@ class Small(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', [kind for kind in FORMATS if kind.values[0] in (
+    'onnx', 'openvino')])
+def test_axes_and_output_have_names(kind, tmp_path):
+    path = tmp_path / f'small{runtime.SUFFIXES[kind]}'
+    formats.WRITERS[kind](Small().eval(), torch.zeros(2, 3, 64, 64), path, ('batch', 'size'), '{}')
+    if kind == 'openvino':
+        from openvino import Core
+        model = Core().read_model(str(path))
+        assert [one.get_names() for one in (*model.inputs, *model.outputs)] == [
+            {'images'}, {'logits'}]
+        return
+    import onnx
+    graph_ = onnx.load(path).graph
+    named = {one.name: [axis.dim_param or axis.dim_value for axis in
+                        one.type.tensor_type.shape.dim] for one in (*graph_.input, *graph_.output)}
+    assert named == dict(images=['batch', 3, 'height', 'width'], logits=['batch', 4096])
+
+
+@pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('kind', FORMATS)
 def test_a_full_disk_is_an_error_of_python_in_every_format(kind, tmp_path):
     """PyTorch's own writer ends the process."""
