@@ -14,13 +14,10 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.datasets.tally import Tally
+from mmeffnet.engine.bad_samples import SampleError, way_out, what_is_wrong
+from mmeffnet.engine.seg_maps import Labels, labels_of
 from mmeffnet.engine.state import random_state, sampler_of, set_random_state
-from mmeffnet.errors import RunError, one_line
 from mmeffnet.registry import HOOKS
-
-
-class SampleError(RunError):
-    """An image that cannot be read or transformed."""
 
 
 class Skips(Tally):
@@ -51,15 +48,16 @@ class SamplePipeline:
     memory; of the iteration where there are no epochs. drawn: counts what was drawn, so that a
     sample that comes again draws anew; None has it draw the same. skips: None lets bad images
     end the run. left_out: see :meth:`Skips.take`. training: whether bad images could be left out,
-    were it asked for. A sample without an index leaves the random state alone.
+    were it asked for. labels: what the maps of segmentation data may have, None to look at none.
+    A sample without an index leaves the random state alone.
     """
 
     def __init__(self, pipeline, *, seed=None, epoch=None, drawn: Counter | None = None,
                  skips: Skips | None = None, left_out: torch.Tensor | None = None,
-                 training: bool = True):
+                 training: bool = True, labels: Labels | None = None):
         self.inner, self.seed, self.epoch = pipeline, seed, epoch
         self.drawn, self.skips, self.training = drawn, skips, training
-        self.left_out = left_out
+        self.left_out, self.labels = left_out, labels
 
     def __getattr__(self, name: str):
         if name == 'inner':  # while it is unpickled
@@ -67,24 +65,22 @@ class SamplePipeline:
         return getattr(self.inner, name)
 
     def __call__(self, data: dict):
-        # Transforms change this dict.
-        path, index = data.get('img_path'), data.get('sample_idx')
+        index, path, seg_map = (data.get(key) for key in ('sample_idx', 'img_path', 'seg_map_path'))
+        way = way_out(data, self.training)  # transforms change this dict
         seeded = self.seed is not None and index is not None
         # In the main process the pipeline must not change what dropout draws.
         before = random_state() if seeded and torch.utils.data.get_worker_info() is None else None
         if seeded:
             seed_all(self._numbers(int(index)))
         try:
-            return self.inner(data)
+            packed = self.inner(data)
+            if self.labels:
+                self.labels.check(packed, seg_map, self.training)
+            return packed
         except Exception as error:
-            name = f'image {str(path)!r}' if path else f'sample {index}'
-            line = f'{name} cannot be loaded: {one_line(error)}'
+            line = what_is_wrong(error, index, path, seg_map)
             if self.skips is None:
-                # What is measured would change with what is left out.
-                way = (', or leave up to N such images out with default_hooks.samples.max_skips=N'
-                       if self.training else ' and repair it: only the training leaves images out')
-                raise SampleError(
-                    f'{line}. Look through the data with tools/check_data.py{way}') from error
+                raise SampleError(f'{line}. {way}') from error
             self.skips.take(line, self.left_out, index)
             return None  # data sets of MMEngine draw another sample then
         finally:
@@ -171,15 +167,18 @@ class SamplesHook(Hook):
         for place, (dataset, once) in enumerate(parts(loader.dataset)):
             guard(dataset, seed=[runner.seed, place] if known and once else None,
                   epoch=self._epoch, drawn=drawn, skips=self._skips,
-                  left_out=self._flags(place, dataset) if self._skips else None)
+                  left_out=self._flags(place, dataset) if self._skips else None,
+                  labels=labels_of(dataset, lambda: runner.model.modules()))
 
     def before_val_epoch(self, runner) -> None:
         for dataset, _ in parts(runner.val_dataloader.dataset):
-            guard(dataset, training=False)
+            guard(dataset, training=False,
+                  labels=labels_of(dataset, lambda: runner.val_evaluator.metrics))
 
     def before_test_epoch(self, runner) -> None:
         for dataset, _ in parts(runner.test_dataloader.dataset):
-            guard(dataset, training=False)
+            guard(dataset, training=False,
+                  labels=labels_of(dataset, lambda: runner.test_evaluator.metrics))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if not self._by_epoch:

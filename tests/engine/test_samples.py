@@ -147,9 +147,10 @@ def bad(data):
 
 def test_a_bad_image_is_named_with_both_ways_out():
     with pytest.raises(SampleError, match="^image 'x.png' cannot be loaded: OSError: image file is "
-                       'truncated. Look through the data with tools/check_data.py, or leave up to '
-                       'N such images out with default_hooks.samples.max_skips=N$'):
-        SamplePipeline(bad)(dict(img_path='x.png', sample_idx=3))
+                       'truncated. Look through the data with tools/check_data.py and repair it, '
+                       'or leave up to N such images out with '
+                       'default_hooks.samples.max_skips=N$'):
+        SamplePipeline(bad)(dict(img_path='x.png', sample_idx=3, gt_label=0))
     with pytest.raises(SampleError, match='^sample 3 cannot be loaded'):
         SamplePipeline(bad)(dict(sample_idx=3))
 
@@ -159,9 +160,35 @@ def test_a_bad_image_that_is_measured_is_not_to_be_left_out(stage):
     dataset = Draws(pipeline=[bad])
     getattr(samples.SamplesHook(max_skips=3), f'before_{stage}_epoch')(SimpleNamespace(
         **{f'{stage}_dataloader': SimpleNamespace(dataset=dataset)}))
-    with pytest.raises(SampleError, match='Look through the data with tools/check_data.py and '
-                       'repair it: only the training leaves images out$'):
+    with pytest.raises(SampleError, match='Repair it: only the training leaves images out$'):
         dataset[3]
+
+
+@pytest.mark.parametrize(('data', 'way'), [
+    (dict(img_path='x.png', gt_label=0), 'Look through the data with tools/check_data.py and '
+     'repair it, or leave up to N such images out with default_hooks.samples.max_skips=N'),
+    # Detectors' and segmenters' data, and what is decoded already, are nothing for that tool.
+    *((data, 'Repair it, or leave up to N such images out with default_hooks.samples.max_skips=N')
+      for data in (dict(img_path='x.png'), dict(gt_label=0),
+                   dict(img_path='part-00000.bin: cat/0.png', gt_label=0, img=np.zeros(3)))),
+    # Leaving its pictures out would hide a shard of other pictures.
+    (dict(img_path='shard:///data/shards/part-00000.tar?512+99#cat/0.png', gt_label=0),
+     'Compare the archive: tools/make_shards.py --check /data/shards')])
+def test_a_way_out_is_one_that_the_data_has(data, way):
+    with pytest.raises(SampleError) as error:
+        SamplePipeline(lambda data: bad(data.clear()))(data)
+    assert str(error.value).endswith(f'image file is truncated. {way}')
+
+
+@pytest.mark.parametrize(('empty', 'words'), [
+    ('0.jpg', "0.jpg' with map '{}0.png' cannot be loaded: the file is empty."),
+    ('0.png', "cannot be loaded: the map's file is empty.")])
+def test_an_empty_file_is_said_to_be_empty(empty, words, tmp_path):
+    for name in ('0.jpg', '0.png'):
+        (tmp_path / name).write_bytes(b'' if name == empty else b'some')
+    with pytest.raises(SampleError, match=re.escape(words.format(f'{tmp_path}/'))):
+        SamplePipeline(bad)(dict(img_path=str(tmp_path / '0.jpg'),
+                                 seg_map_path=str(tmp_path / '0.png')))
 
 
 def test_skips_are_bounded_over_all_workers():

@@ -1,0 +1,79 @@
+"""Maps of segmentation data: whether a sample's fits its picture and has labels of the classes."""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+
+class MapError(ValueError):
+    """A map that nothing can be learned from, or measured with; the message names it."""
+
+
+class Labels(NamedTuple):
+    """The labels that the maps of a data set may have."""
+    classes: int
+    ignored: tuple[int, ...]
+
+    def check(self, packed, path: str, training: bool) -> None:
+        """Look at the maps of a sample that a pipeline has packed.
+
+        path: of the file, for the message. training: whether the map goes through the pipeline with
+        its picture; else predictions are brought to the picture's size as it was.
+        Raises MapError for a map of several channels, another size, or a label of no class.
+        """
+        for picture, sample in _samples(packed):
+            found = getattr(sample, 'gt_sem_seg', None)
+            labels = getattr(found, 'data', None)
+            if labels is None:
+                continue
+            name = f'map {path!r} of image {sample.metainfo.get("img_path")!r}'
+            if labels.ndim == 3 and len(labels) == 1:
+                labels = labels[0]
+            if labels.ndim != 2:
+                raise MapError(f'{name} is no map: it has the shape {tuple(labels.shape)}, and '
+                               'one label for each pixel is needed, in one channel')
+            sizes = [tuple(size[:2]) for size in (sample.metainfo.get('ori_shape'), ) if size]
+            after = ''
+            if training or not sizes:
+                sizes.append(tuple(picture.shape[-2:]))
+                after = ' after its transforms'
+            if tuple(labels.shape) not in sizes:
+                raise MapError(f'{name} has {_size(labels.shape)} pixels and the image '
+                               f'{_size(sizes[-1])}{after}: both must have one size')
+            self._check_labels(labels, name)
+
+    def _check_labels(self, labels: torch.Tensor, name: str) -> None:
+        wrong = (labels < 0) | (labels >= self.classes)
+        for ignored in self.ignored:
+            wrong &= labels != ignored
+        if wrong.any():
+            besides = ''.join(f', or are {number}, which is ignored' for number in self.ignored)
+            raise MapError(f'{name} has label {int(labels[wrong][0])}: with {self.classes} classes '
+                           f'labels run from 0 to {self.classes - 1}{besides}')
+
+
+def _samples(packed) -> Iterator[tuple]:
+    """Picture and annotations of a packed sample, several where it is augmented for a test."""
+    if not isinstance(packed, dict) or 'data_samples' not in packed or 'inputs' not in packed:
+        return
+    pictures, samples = packed['inputs'], packed['data_samples']
+    yield from zip(pictures, samples) if isinstance(samples, list) else [(pictures, samples)]
+
+
+def _size(shape) -> str:
+    return ' x '.join(map(str, shape))
+
+
+def labels_of(dataset, users) -> Labels | None:
+    """What the maps of a data set of mmseg may have; None for other data, and without classes.
+
+    users: losses, heads or metrics, of which some say by ``ignore_index`` what they ignore; where
+    none does it is what the data set says.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    # Maps of mmdet's data sets have other labels than its boxes, and more of them.
+    if not classes or not hasattr(dataset, 'reduce_zero_label'):
+        return None
+    said = [user.ignore_index for user in users() if hasattr(user, 'ignore_index')]
+    ignored = said or [getattr(dataset, 'ignore_index', None)]
+    return Labels(len(classes), tuple(sorted({n for n in ignored if isinstance(n, int)})))
