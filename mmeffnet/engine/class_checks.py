@@ -7,7 +7,13 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 from torch import nn
 
+from mmeffnet.engine.coco_checks import OF_BOTH, OF_OBJECTS, OF_PIXELS
 from mmeffnet.errors import InputError
+
+# What detectors and segmenters predict classes with, and what tells a model whose classes are
+# others with each data set: a retriever's, or words that it reads.
+PREDICTORS = (*OF_OBJECTS, *OF_PIXELS, *OF_BOTH, 'roi_head')
+FREE = ('image_encoder', 'language_model', 'text_encoder')
 
 
 class _Names(NamedTuple):
@@ -47,16 +53,19 @@ def check_names(dataset, num_classes: int, loader: str) -> None:
 
 
 def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None:
-    """Refuse data sets of a classifier where one name has different labels.
+    """Refuse data sets of a model with classes where one name has different labels.
 
     datasets: by their dataloader. Names that differ otherwise may be other spellings: one line
     warns of them, but for names to show that have none in common with the folders or names of the
     other, as in another language.
-    Raises InputError naming both dataloaders and the first label that is called otherwise.
+    Raises InputError naming both dataloaders and the first label that is called otherwise, or
+    what is done to label 0 in one of two data sets of segmentation.
     """
-    found = [(loader, _names(part)) for loader, dataset in datasets.items()
-             for part in parts_of(dataset)] if classes_of_head(model) is not None else []
-    for (one, some), (other, others) in combinations(found, 2):
+    found = [(loader, part) for loader, dataset in datasets.items()
+             for part in parts_of(dataset)] if _has_classes(model) else []
+    for (one, first), (other, second) in combinations(found, 2):
+        _check_zero_label(one, first, other, second)
+        some, others = _names(first), _names(second)
         by_folder = bool(some.folders and others.folders)
         if not by_folder and {*filter(None, some)} & {*filter(None, others)}:
             continue  # the names to show of one are the folders of the other
@@ -69,17 +78,27 @@ def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None
         if any(a.index(name) != b.index(name) for name in common):
             way = 'the class folders of both the same names' if by_folder else \
                 'both the same metainfo.classes'
+            if any(hasattr(part, 'cat_ids') for part in (first, second)):  # numbered by the file
+                way += ", and the 'categories' of their annotation files this order"
             raise InputError(f'{text}, so that they mean different classes: give {way}')
         _warn(f'{text}: if these are different classes, scores mean nothing')
 
 
+def _check_zero_label(one: str, first, other: str, second) -> None:
+    """Of data sets of one kind both leave label 0 out, or none does: it shifts all others."""
+    a, b = (getattr(part, 'reduce_zero_label', None) for part in (first, second))
+    if type(first) is type(second) and a != b:
+        raise InputError(f'{other}.dataset.reduce_zero_label={b} and {one}.dataset has {a}, so '
+                         'that their labels mean different classes: give both the same')
+
+
 def warn_of_names(dataset, loader: str, model: nn.Module, trained: Sequence[str], source) -> None:
-    """Warn where labels of a classifier's data set may mean other classes than it was trained for.
+    """Warn where labels of a data set may mean other classes than the model was trained for.
 
     trained: the names that ``source``, its weights, has for them; empty for none. They may be names
     to show, so that nothing is refused.
     """
-    for part in parts_of(dataset) if classes_of_head(model) is not None else ():
+    for part in parts_of(dataset) if _has_classes(model) else ():
         known = [names for names in _names(part) if names]
         labels = [_first_difference(trained, names) for names in known]
         if known and None not in labels:
@@ -102,6 +121,16 @@ def classes_of_head(model) -> int | None:
         return None
     found = getattr(getattr(model, 'head', None), 'num_classes', None)
     return found if isinstance(found, int) else None
+
+
+def _has_classes(model) -> bool:
+    """Whether labels mean the classes that a model was trained for, whatever it predicts."""
+    if any(hasattr(model, name) for name in FREE):
+        return False
+    # mmdet's RPN has its rpn_head among them, which tells objects from background alone.
+    proposes = any(kind.__name__ == 'RPN' for kind in type(model).__mro__)
+    return classes_of_head(model) is not None or not proposes and any(
+        hasattr(model, name) for name in PREDICTORS)
 
 
 def parts_of(dataset) -> Iterator:

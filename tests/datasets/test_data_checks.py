@@ -162,6 +162,9 @@ def joined(*parts):
 
 
 CLASSIFIER = SimpleNamespace(head=SimpleNamespace(num_classes=2))
+DETECTOR, TWO_STAGES, SEGMENTER, PANOPTIC = (
+    SimpleNamespace(**{name: SimpleNamespace(num_classes=2)})
+    for name in ('bbox_head', 'roi_head', 'decode_head', 'panoptic_head'))
 CAT_DOG, SHOWN = ('cat', 'dog'), ('Katze', 'Hund')
 
 
@@ -174,13 +177,43 @@ CAT_DOG, SHOWN = ('cat', 'dog'), ('Katze', 'Hund')
 def test_labels_that_mean_different_classes_are_refused(train, val, told):
     label, there, here, way = told
     loaders = dict(train_dataloader=train, val_dataloader=val)
-    with pytest.raises(InputError, match=(
-            f"^val_dataloader.dataset: label {label} is '{there}', and it is '{here}' in "
-            f'train_dataloader.dataset, so that they mean different classes: give .*{way}')):
-        check_same_classes(loaders, CLASSIFIER)
-    for model in (SimpleNamespace(bbox_head=CLASSIFIER.head),
-                  SimpleNamespace(head=CLASSIFIER.head, image_encoder=None)):
+    for model in (CLASSIFIER, DETECTOR, TWO_STAGES, SEGMENTER, PANOPTIC):
+        with pytest.raises(InputError, match=(
+                f"^val_dataloader.dataset: label {label} is '{there}', and it is '{here}' in "
+                f'train_dataloader.dataset, so that they mean different classes: give .*{way}')):
+            check_same_classes(loaders, model)
+    rpn = type('RPN', (SimpleNamespace, ), {})
+    for model in (SimpleNamespace(head=CLASSIFIER.head, image_encoder=None), SimpleNamespace(),
+                  SimpleNamespace(bbox_head=None, language_model=None), rpn(bbox_head=None)):
         check_same_classes(loaders, model)
+
+
+def test_categories_in_another_order_are_to_be_put_right_in_their_file():
+    """mmdet numbers by the file, and classes in another order than its categories are refused."""
+    loaders = {f'{stage}_dataloader': Named(classes) for stage, classes in (
+        ('train', CAT_DOG), ('val', CAT_DOG[::-1]))}
+    loaders['val_dataloader'].cat_ids = [2, 1]
+    with pytest.raises(InputError, match="give both the same metainfo.classes, and the "
+                       "'categories' of their annotation files this order$"):
+        check_same_classes(loaders, DETECTOR)
+
+
+class Mapped(Named):
+    """A data set of segmentation."""
+
+    def __init__(self, reduce_zero_label):
+        super().__init__(CAT_DOG)
+        self.reduce_zero_label = reduce_zero_label
+
+
+@pytest.mark.parametrize(('train', 'val', 'refused'), [
+    (Mapped(False), Mapped(True), True), (Mapped(True), Mapped(False), True),
+    (Mapped(True), Mapped(True), False), (Named(CAT_DOG), Mapped(True), False)])
+def test_label_0_is_left_out_in_all_data_sets_of_a_kind_or_in_none(train, val, refused):
+    with pytest.raises(InputError, match=(
+            rf'^val_dataloader.dataset.reduce_zero_label={val.reduce_zero_label} and .*has '
+            f'{train.reduce_zero_label}, so that')) if refused else nullcontext():
+        check_same_classes(dict(train_dataloader=train, val_dataloader=val), SEGMENTER)
 
 
 @pytest.mark.parametrize(('train', 'val', 'told'), [
@@ -213,16 +246,17 @@ def test_classes_that_are_the_folders_in_another_order_are_refused(folder):
         check_dataset(built(classes=classes), model, 'train_dataloader')
 
 
+@pytest.mark.parametrize('model', [CLASSIFIER, DETECTOR, SEGMENTER])
 @pytest.mark.parametrize(('dataset', 'trained', 'told'), [
     (Named(CAT_DOG), ('cat', 'bird'), (1, 'dog', 'bird')),
     (Named(SHOWN, CAT_DOG), CAT_DOG[::-1], (0, 'cat', 'dog')),
     (joined(*2 * [Named(CAT_DOG)]), SHOWN, (0, 'cat', 'Katze')),
     (Named(SHOWN, CAT_DOG), CAT_DOG, None), (Named(SHOWN, CAT_DOG), SHOWN, None),
     (Named(), CAT_DOG, None), (Named(CAT_DOG), (), None)])
-def test_names_other_than_those_of_the_weights_are_told_once(dataset, trained, told, said):
+def test_names_other_than_those_of_the_weights_are_told_once(dataset, trained, told, model, said):
     warn_of_names(dataset, 'test_dataloader', SimpleNamespace(), trained, 'a.pth')
     assert said == []
-    warn_of_names(dataset, 'test_dataloader', CLASSIFIER, trained, 'a.pth')
+    warn_of_names(dataset, 'test_dataloader', model, trained, 'a.pth')
     assert said == ([] if told is None else [
         f"test_dataloader.dataset: label {told[0]} is {told[1]!r}, and in 'a.pth' it is "
         f'{told[2]!r}: if these are different classes, scores mean nothing'])
