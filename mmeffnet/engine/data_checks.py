@@ -13,6 +13,7 @@ from mmeffnet.engine.coco_checks import (
     check_predictors,
     classes_of,
 )
+from mmeffnet.engine.seg_maps import check_files
 from mmeffnet.errors import InputError
 from mmeffnet.weights.files import expanded
 from mmeffnet.weights.settings import dataset_configs
@@ -66,12 +67,13 @@ def check_dataset(dataset, model: nn.Module, loader: str, most_missing: int = 0)
 
     So are classes that are the folders of their pictures in another order.
 
-    most_missing: pictures of a COCO data set that may lack their file.
+    most_missing: pictures of a COCO data set, or samples with maps, that may lack their file.
     Raises InputError naming the data set and both numbers.
     """
     num_classes = classes_of_head(model)
     for part in parts_of(dataset):
         check_annotations(part, loader, most_missing)
+        check_files(part, loader, most_missing)
         check_predictors(part, model, loader)
         _check_decoding(part, model, loader)
         folders = getattr(part, 'folder_to_idx', None) or {}

@@ -1,8 +1,16 @@
 """Maps of segmentation data: whether a sample's fits its picture and has labels of the classes."""
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from mmengine.logging import print_log
+
+from mmeffnet.errors import InputError
+from mmeffnet.weights.translate import few
+
+NAMED = 5  # files in a message
 
 
 class MapError(ValueError):
@@ -77,3 +85,33 @@ def labels_of(dataset, users) -> Labels | None:
     said = [user.ignore_index for user in users() if hasattr(user, 'ignore_index')]
     ignored = said or [getattr(dataset, 'ignore_index', None)]
     return Labels(len(classes), tuple(sorted({n for n in ignored if isinstance(n, int)})))
+
+
+def check_files(dataset, loader: str, most_missing: int = 0) -> None:
+    """Refuse segmentation data of which maps are not there, or pictures that a list names.
+
+    most_missing: how many samples may lack a file. Raises InputError with their number and first
+    names.
+    """
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    if getattr(dataset, 'backend_args', None) or not any(
+            getattr(step, 'with_seg', False) for step in steps):  # elsewhere, or not read
+        return
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    samples = [[Path(info[key]) for key in ('img_path', 'seg_map_path')
+                if info.get(key) and '://' not in info[key]] for info in infos]
+    # Folders are listed once: asking for each file takes minutes on slow storage.
+    listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+              for folder in {path.parent for paths in samples for path in paths}}
+    missing = [[path for path in paths if path.name not in listed[path.parent]]
+               for paths in samples]
+    lacking = [paths for paths in missing if paths]
+    if not lacking:
+        return
+    text = (f'{loader}: {len(lacking):,} of {len(samples):,} samples lack their picture or map: '
+            f'{few((repr(str(path)) for paths in lacking for path in paths), NAMED)}')
+    if len(lacking) > most_missing:
+        raise InputError(f'{text}. Bring them, or take their samples out' + (
+            ', or leave up to N samples out with default_hooks.samples.max_skips=N'
+            if loader == 'train_dataloader' else ''))  # the training alone leaves any out
+    print_log(text, 'current', level=logging.WARNING)

@@ -13,7 +13,9 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
+from mmeffnet.engine.data_checks import check_dataset  # noqa: E402
 from mmeffnet.engine.samples import SampleError, SamplesHook  # noqa: E402
+from mmeffnet.errors import InputError  # noqa: E402
 
 CLASSES = ('background', 'box', 'corner')
 SIZE = (24, 32)  # height and width
@@ -125,3 +127,35 @@ def test_classes_that_are_not_known_are_not_compared(maps):
     data = dataset(maps(label7))
     data._metainfo.pop('classes')
     assert guarded(data, 'train')[1]
+
+
+@pytest.mark.parametrize(('loader', 'way'), [
+    ('train_dataloader', ', or leave up to N samples out with default_hooks.samples.max_skips=N'),
+    ('val_dataloader', '')])
+def test_a_map_that_is_not_there_is_named_before_the_first_step(loader, way, maps, said):
+    folder = maps()
+    check_dataset(dataset(folder), nn.Module(), loader)
+    (folder / 'maps/1.png').unlink()
+    with pytest.raises(InputError) as error:
+        check_dataset(dataset(folder), nn.Module(), loader)
+    text = f"{loader}: 1 of 2 samples lack their picture or map: '{folder}/maps/1.png'"
+    assert str(error.value) == f'{text}. Bring them, or take their samples out{way}'
+    assert said == []
+    check_dataset(dataset(folder), nn.Module(), loader, most_missing=1)
+    assert said == [text]
+
+
+def test_a_picture_that_a_list_names_is_looked_for_too(maps):
+    folder = maps()
+    (folder / 'list.txt').write_text('0\n7\n')
+    data = dataset(folder, ann_file='list.txt')
+    with pytest.raises(InputError, match=r"1 of 2 samples lack .*images/7\.jpg', .*maps/7\.png'"):
+        check_dataset(data, nn.Module(), 'train_dataloader')
+
+
+@pytest.mark.parametrize('options', [
+    dict(pipeline=[LOAD[0], dict(type='PackSegInputs')]), dict(backend_args=dict(backend='local'))])
+def test_maps_that_nothing_reads_or_that_are_elsewhere_are_not_looked_for(options, maps):
+    folder = maps()
+    (folder / 'maps/1.png').unlink()
+    check_dataset(dataset(folder, **options), nn.Module(), 'train_dataloader')
