@@ -20,16 +20,23 @@ class RunError(Exception):
 
 # What the process ends with: 2 before anything was done, 1 on the way.
 EXIT_CODES = {InputError: 2, RunError: 1}
+INTERRUPTED = 130  # by Ctrl-C, by convention
 
 
 @contextmanager
-def one_line_errors(*also: type[Exception]):
-    """End the process with one line for an InputError, a RunError and the types in ``also``.
+def one_line_errors(*also: type[Exception], go_on: str = ''):
+    """End the process with one line for an InputError, a RunError, Ctrl-C and types in ``also``.
 
+    go_on: what is said after Ctrl-C of how to go on.
     Setting MMEFFNET_TRACEBACK=1 lets the exception through, with its traceback.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if os.environ.get(TRACEBACK_SWITCH):
+            raise
+        print(f'interrupted{go_on and f": {go_on}"}', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (*EXIT_CODES, *also) as error:
         if os.environ.get(TRACEBACK_SWITCH):
             raise

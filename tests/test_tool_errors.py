@@ -278,6 +278,26 @@ def test_slurm_without_cuda_says_what_to_use(fails, tiny_config, monkeypatch):
     assert 'torchrun' in message
 
 
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_ctrl_c_ends_in_one_line(command, tiny_config, tmp_path, monkeypatch, capsys):
+    """Of a training it says how to go on."""
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, '_build', interrupted)
+    monkeypatch.setattr(run.pretrained, 'for_testing', lambda cfg: None)
+    argv = dict(train=[tiny_config()], test=[tiny_config(), 'x.pth'])[command]
+    args = cli.parse(getattr(cli, f'{command}_parser')(), argv)
+    with pytest.raises(SystemExit, match='130'):
+        getattr(run, command)(args)
+    assert capsys.readouterr().err.splitlines()[-1] == 'interrupted' + (
+        ': --resume goes on from the newest checkpoint in the work dir'
+        if command == 'train' else '')
+    monkeypatch.setenv('MMEFFNET_TRACEBACK', '1')
+    with pytest.raises(KeyboardInterrupt):
+        getattr(run, command)(args)
+
+
 def test_a_traceback_can_be_asked_for(tiny_config, monkeypatch):
     monkeypatch.setenv('MMEFFNET_TRACEBACK', '1')
     args = cli.parse(cli.train_parser(), [tiny_config('optim_wraper = 1')])

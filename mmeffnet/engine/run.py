@@ -33,7 +33,7 @@ from mmeffnet.weights.addresses import WEIGHTS_ONLY
 
 def train(args: Namespace) -> None:
     """tools/train.py. Exits with 2 and one line where the input is wrong."""
-    with one_line_errors():
+    with one_line_errors(go_on='--resume goes on from the newest checkpoint in the work dir'):
         cfg = _prepare(args)
         adjust.for_training(cfg, args)
         adjust.surviving(cfg)

@@ -14,13 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from mmeffnet import host
-from mmeffnet.errors import InputError, one_line_errors
+from mmeffnet.errors import INTERRUPTED, InputError, one_line_errors
 from mmeffnet.files import try_folder, whole
 from mmeffnet.inference.files import ANNOTATED, Found, Places, collect, printable
 from mmeffnet.inference.images import read_image
 from mmeffnet.inference.tables import Tables
 
-INTERRUPTED = 130  # the exit code of a process that Ctrl-C has ended
 FEW = 10  # failures that are named once more at the end
 
 

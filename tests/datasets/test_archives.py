@@ -207,7 +207,7 @@ def killed(config, name, file):
         return replace(path, target)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, 'replace', kill)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match='130'):
             written(config, name)
 
 
