@@ -1,5 +1,4 @@
 """Mixed precision that fits the device, chosen where the run happens."""
-from collections.abc import Iterable
 from contextlib import contextmanager
 from functools import partial
 
@@ -20,12 +19,12 @@ class Bfloat16OptimWrapper(OptimWrapper):
     """Forward passes under autocast to bfloat16, on any device.
 
     bfloat16 has the exponent of float32: the loss needs no scaling. Layers and losses that lack it
-    compute in float32, see :func:`lacks_bfloat16`.
+    compute in float32, see :func:`keep_in_float32`.
     """
 
     @contextmanager
     def optim_context(self, model):
-        keep_in_float32(filter(lacks_bfloat16, model.modules()))
+        keep_in_float32(model)
         with super().optim_context(model), torch.autocast(get_device(), dtype=torch.bfloat16):
             yield
 
@@ -39,22 +38,28 @@ def lacks_bfloat16(module: nn.Module) -> bool:
                for kind in type(module).__mro__)
 
 
-def keep_in_float32(modules: Iterable[nn.Module]) -> None:
-    """Have modules compute in float32 where autocast to bfloat16 is on; once is enough."""
-    for module in modules:
-        if getattr(module.forward, 'func', None) is not _in_float32:
-            module.forward = partial(_in_float32, module.forward)
+def keep_in_float32(model: nn.Module) -> None:
+    """Have what lacks bfloat16 compute in float32 where autocast to it is on; once is enough.
+
+    That is in detectors the last step too, from the outputs of a head to boxes: mmcv's ``nms``,
+    which lacks it, is a function and no module.
+    """
+    for module in model.modules():
+        for name, lacks in (('forward', lacks_bfloat16(module)),
+                            ('predict_by_feat', hasattr(module, 'predict_by_feat'))):
+            if lacks and getattr(getattr(module, name), 'func', None) is not _in_float32:
+                setattr(module, name, partial(_in_float32, getattr(module, name)))
 
 
-def _in_float32(forward, *args, **kwargs):
+def _in_float32(method, *args, **kwargs):
     device = get_device()
     if (not torch.is_autocast_enabled(device)
             or torch.get_autocast_dtype(device) != torch.bfloat16):
-        return forward(*args, **kwargs)
+        return method(*args, **kwargs)
     args, kwargs = tree_map_only(
         torch.Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, (args, kwargs))
     with torch.autocast(device, enabled=False):
-        return forward(*args, **kwargs)
+        return method(*args, **kwargs)
 
 
 def choose_precision(precision: str = 'auto') -> str:

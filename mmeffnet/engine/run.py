@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mmeffnet import host
 from mmeffnet.engine import adjust, execution, pretrained, results
-from mmeffnet.engine.amp import keep_in_float32, lacks_bfloat16
+from mmeffnet.engine.amp import keep_in_float32
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
 from mmeffnet.engine.config import explain, load_config
@@ -71,7 +71,7 @@ def test(args: Namespace) -> None:
         model = bare_model(runner.model)
         names = (take_over(model, checkpoint, cfg) if exported else load_whole(checkpoint, model))
         if args.amp:
-            keep_in_float32(filter(lacks_bfloat16, model.modules()))
+            keep_in_float32(model)
         warn_of_names(runner.test_dataloader.dataset, 'test_dataloader', model, names, checkpoint)
         if args.out and args.out_item != 'metrics':
             runner.test_evaluator.metrics.append(results.DumpResults(args.out))

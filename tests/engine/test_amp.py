@@ -1,9 +1,10 @@
 """Precision by device."""
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper as Float16OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPERS, DefaultScope
 
 from mmeffnet.engine import amp, cli, run
 from mmeffnet.engine.config import load_config
@@ -98,6 +99,30 @@ def test_a_test_in_mixed_precision_computes_them_in_float32_too(tiny_config, tmp
     finally:
         MODELS.module_dict.pop('AlignedNeck')
     assert 'accuracy/top1' in capfd.readouterr().out
+
+
+def test_boxes_of_a_detector_are_found_in_float32():
+    """mmcv's nms is a function that lacks bfloat16 on a CPU, and in it boxes would be rounded."""
+    compiled_operators()
+    kind = pytest.importorskip('mmdet.models', reason='needs mmdet').RetinaHead
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = kind(2, 4, stacked_convs=0, test_cfg=ConfigDict(
+            nms_pre=9, score_thr=0., nms=dict(type='nms', iou_threshold=0.5), max_per_img=4),
+            anchor_generator=dict(type='AnchorGenerator', scales=[4], ratios=[1.], strides=[8]))
+
+    def boxes(dtype):
+        found, = head.predict_by_feat(
+            [torch.linspace(-3, 3, 32).reshape(1, 2, 4, 4).to(dtype)],
+            [torch.linspace(-1, 1, 64).reshape(1, 4, 4, 4).to(dtype)],
+            batch_img_metas=[dict(img_shape=(32, 32), scale_factor=(1., 1.))])
+        return found
+
+    expected = boxes(torch.float32)
+    with wrapper('bfloat16').optim_context(torch.nn.Sequential(head)):
+        found = boxes(torch.bfloat16)
+    assert found.bboxes.dtype == found.scores.dtype == torch.float32
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=0.01)
+    torch.testing.assert_close(found.bboxes, expected.bboxes, rtol=0, atol=0.2)
 
 
 def test_a_layer_that_lacks_bfloat16_is_left_alone_outside_of_it():
