@@ -55,6 +55,18 @@ def no_sample(error: Exception) -> bool:
     return 'need at least one array to concatenate' in str(error)  # numpy's words, of packing
 
 
+def where_to_look(cfg: Config, loader: str) -> str:
+    """What may have left no sample of a dataloader's data set."""
+    for field, dataset in dataset_configs(cfg, loader):
+        prefix = dataset.get('data_prefix')
+        if isinstance(prefix, dict) and 'seg_map_path' in prefix:  # mmseg lists what it reads
+            folder = Path(dataset.get('data_root') or '', prefix.get('img_path') or '')
+            suffix = f'={dataset["img_suffix"]!r}' if 'img_suffix' in dataset else ''
+            return (f'no picture is left; look at {field}.img_suffix{suffix} and '
+                    f'data_prefix.img_path, which is {str(folder)!r}')
+    return 'no sample is left; look at its filter_cfg, indices and classes'
+
+
 def data_source(cfg: Config, loader: str) -> str:
     """The annotation files that a dataloader reads, for a message; empty where there are none."""
     files = [str(path) for _, dataset in dataset_configs(cfg, loader)

@@ -21,7 +21,13 @@ from mmeffnet.engine.amp import keep_in_float32
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
 from mmeffnet.engine.config import explain, load_config
-from mmeffnet.engine.data_checks import check_dataset, data_problem, data_source, no_sample
+from mmeffnet.engine.data_checks import (
+    check_dataset,
+    data_problem,
+    data_source,
+    no_sample,
+    where_to_look,
+)
 from mmeffnet.engine.saving import claim
 from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
@@ -173,8 +179,7 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         except Exception as error:
             # A TypeError is a key that is not known, and no file is to blame for it.
             problem = None if isinstance(error, TypeError) else data_problem(cfg, loader)
-            text = ('no sample is left; look at its filter_cfg, indices and classes'
-                    if no_sample(error) else explain(error, cfg))
+            text = where_to_look(cfg, loader) if no_sample(error) else explain(error, cfg)
             raise InputError(problem or f'{loader}{data_source(cfg, loader)}: {text}') from error
         check_dataset(dataset, model, loader, _max_skips(cfg) if stage == 'train' else 0)
         datasets[loader] = dataset

@@ -9,11 +9,12 @@ from torch import nn
 
 need('mmseg', 'mmcv._ext')
 
+from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
-from mmeffnet.engine.data_checks import check_dataset  # noqa: E402
+from mmeffnet.engine.data_checks import check_dataset, no_sample, where_to_look  # noqa: E402
 from mmeffnet.engine.samples import SampleError, SamplesHook  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 
@@ -159,3 +160,20 @@ def test_maps_that_nothing_reads_or_that_are_elsewhere_are_not_looked_for(option
     folder = maps()
     (folder / 'maps/1.png').unlink()
     check_dataset(dataset(folder, **options), nn.Module(), 'train_dataloader')
+
+
+@pytest.mark.parametrize(('options', 'suffix'), [(dict(img_suffix='.jpeg'), "='.jpeg'"), ({}, '')])
+def test_where_no_picture_is_found_folder_and_suffix_are_named(options, suffix, maps):
+    folder = maps()
+    if not options:
+        for path in (folder / 'images').iterdir():
+            path.unlink()
+    with pytest.raises(ValueError, match='need at least one array') as error:
+        dataset(folder, **options)
+    assert no_sample(error.value)
+    cfg = Config(dict(loader=dict(dataset=dict(
+        type='BaseSegDataset', data_root=str(folder), data_prefix=dict(
+            img_path='images', seg_map_path='maps'), **options))))
+    assert where_to_look(cfg, 'loader') == (
+        f"no picture is left; look at loader.dataset.img_suffix{suffix} and data_prefix.img_path, "
+        f"which is '{folder}/images'")
