@@ -1,4 +1,5 @@
 """What the flags of the command lines change in a config."""
+import os
 from argparse import Namespace
 from copy import deepcopy
 from pathlib import Path
@@ -161,23 +162,22 @@ def _draw(cfg: Config, args: Namespace) -> None:
         raise InputError('--show and --show-dir need a hook that draws: set '
                          "default_hooks.visualization=dict(type='VisualizationHook')")
     draw, out_dir, visualizer = DRAWING.get(cfg.get('default_scope'), DRAWING['mmdet'])
-    # mmdet's lies in a new folder of the work dir, unless the path is absolute.
+    # mmdet takes another path for one within a new folder of the work dir.
+    folder = args.show_dir and os.path.abspath(args.show_dir)
     place = Path(args.show_dir or '')
-    if out_dir != 'test_out_dir' or place.is_absolute():
-        file = next((part for part in (place, *place.parents) if part.is_file()), None)
-        if file:
-            raise InputError(f'--show-dir {args.show_dir!r}: {str(file)!r} is a file; name a '
-                             'folder')
+    file = next((part for part in (place, *place.parents) if part.is_file()), None)
+    if file:
+        raise InputError(f'--show-dir {args.show_dir!r}: {str(file)!r} is a file; name a folder')
     hook.update({draw: True, 'show': args.show, 'wait_time': args.wait_time,
                  'interval': args.interval})
     if visualizer and (cfg.get('visualizer') or {}).get('type') in (
             None, 'mmeffnet.RunVisualizer'):
         cfg.visualizer = ConfigDict(type=visualizer)
     if out_dir:
-        hook[out_dir] = args.show_dir
-    elif args.show_dir:
+        hook[out_dir] = folder
+    elif folder:
         cfg.visualizer.setdefault('vis_backends', [dict(type='LocalVisBackend')])
-        cfg.visualizer.save_dir = args.show_dir
+        cfg.visualizer.save_dir = folder
 
 
 def _augment(cfg: Config) -> None:

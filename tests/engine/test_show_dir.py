@@ -30,7 +30,7 @@ def test_the_hook_of_each_project_draws(project, config, sample, flag, configs, 
     path, shown = str(configs / 'quickstart' / config), tmp_path / 'shown'
     cfg = load_config(path)
     adjust.for_testing(cfg, cli.parse(cli.test_parser(), [
-        path, 'x.pth', flag, *([str(shown)] if flag == '--show-dir' else [])]))
+        path, 'x.pth', flag, *(['shown'] if flag == '--show-dir' else [])]))
     init_default_scope(project)
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name=tmp_path.name))
     visualizer.dataset_meta = dict(classes=('digit', ), palette=[(0, 0, 0)])
