@@ -81,6 +81,17 @@ def test_a_misspelt_key_is_named(line, expected, fails, tiny_config):
     assert expected in train(fails, tiny_config(line))
 
 
+@pytest.mark.parametrize('options', [{}, {'custom_hooks.0.type': 'EMAHook'}])
+def test_hooks_that_are_no_list_are_named(options, tmp_path):
+    """MMEngine makes a dict of what changes an entry of a list that is not there."""
+    path = tmp_path / 'hooks.py'
+    path.write_text('' if options else "custom_hooks = dict(type='EMAHook')")
+    with pytest.raises(InputError, match="^config key 'custom_hooks' is a dict and must be a list"):
+        load_config(str(path), options)
+    path.write_text("custom_hooks = [dict(type='EMAHook')]")
+    assert load_config(str(path), options).custom_hooks == [dict(type='EMAHook')]
+
+
 @pytest.mark.parametrize(('kind', 'hint'), [
     ('Adamm', "; did you mean 'Adam'?"), ('NoneOfThese', '')])
 def test_an_optimizer_that_is_not_installed_is_named(kind, hint):

@@ -71,7 +71,7 @@ def _fill_visualizer(cfg: Config) -> None:
 
 
 def check_keys(cfg: Config) -> None:
-    """Refuse a key that is one slip away from one that means something.
+    """Refuse a key that is one slip away from one that means something, and hooks in no list.
 
     MMEngine takes any key in these places, and a misspelt one then silently does nothing.
     Keys elsewhere reach a class, which refuses those it does not know.
@@ -83,6 +83,10 @@ def check_keys(cfg: Config) -> None:
                 raise InputError(
                     f'config key {f"{parent}.{key}".lstrip(".")!r} means nothing'
                     f'{nearest(key, close)} If it is a name of your own, choose one less alike')
+    if isinstance(cfg.get('custom_hooks'), dict):
+        raise InputError("config key 'custom_hooks' is a dict and must be a list, such as "
+                         "[dict(type='EMAHook')]; --cfg-options custom_hooks.0.KEY changes a list "
+                         'that the config has')
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, dict) and 'type' not in hook:
