@@ -1,5 +1,4 @@
 """Checks of what detectors and segmenters are trained on; knows mmdet and mmseg by attributes."""
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch import nn
 
-from mmeffnet.errors import InputError, one_line
+from mmeffnet.engine.coco_content import read_coco
+from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
 
 # Parts that predict the class of an object, and of a pixel.
@@ -18,9 +18,6 @@ OF_OBJECTS = ('bbox_head', 'mask_head', 'track_head')
 OF_PIXELS = ('decode_head', 'auxiliary_head')
 # Those that count things and stuff apart.
 OF_BOTH = ('panoptic_head', 'panoptic_fusion_head', 'semantic_head')
-# Without these pycocotools' index of a file ends in a KeyError.
-NEEDED = {'categories': ('id', 'name'), 'images': ('id', ),
-          'annotations': ('id', 'image_id', 'category_id')}
 NAMED = 5  # names in a message
 
 
@@ -119,8 +116,8 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
         raise InputError(f'{loader}.dataset.metainfo.classes={classes!r} is a string and no file '
                          f'with a name in each line: write classes=({classes!r}, )')
     where, classes = repr(str(ann_file)), tuple(classes)
-    content = _content(ann_file, loader)
-    categories = {item['id']: item['name'] for item in content['categories']}
+    content = read_coco(ann_file, loader)
+    categories = content.categories
     missing = [name for name in classes if name not in categories.values()]
     if missing:
         raise InputError(
@@ -134,45 +131,14 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
             f'{loader}: {where} has the categories in another order than the classes of the data '
             f'set, and boxes would get wrong names: set {loader}.dataset.metainfo.classes='
             f'{ordered!r}')
-    # An annotation is an object, or of panoptic data a picture with its segments.
-    numbers = (part['category_id'] for item in content.get('annotations', ())
-               for part in item.get('segments_info', (item, )))
-    lost = Counter(number for number in numbers if categories.get(number) not in classes)
+    lost = Counter(item['category_id'] for item in content.objects
+                   if categories.get(item['category_id']) not in classes)
     if lost:
         names = (f'{categories.get(number, number)!r} ({count:,})'
                  for number, count in lost.most_common())
         print_log(f'{loader}: {sum(lost.values()):,} annotations in {where} are left out, for '
                   f'their category is no class of the data set: {few(names, NAMED)}', 'current',
                   level=logging.WARNING)
-
-
-def _content(ann_file, loader: str) -> dict:
-    """What a COCO file holds, where pycocotools can read it."""
-    where = repr(str(ann_file))
-    try:
-        content = json.loads(Path(ann_file).read_bytes())
-    except ValueError as error:
-        raise InputError(f'{loader}: {where} is no JSON ({one_line(error)}): it is torn or of '
-                         'another kind') from error
-    if not isinstance(content, dict) or not content.get('categories'):
-        raise InputError(f"{loader}: {where} has no 'categories': it is no annotation file as COCO "
-                         'has them')
-    for part, keys in NEEDED.items():
-        for i, item in enumerate(content.get(part) or ()):
-            missing = [key for key in keys
-                       if any(key not in entry for entry in _holders(item, key))]
-            if missing:
-                raise InputError(f'{loader}: {where}: {part}[{i}] has no {missing[0]!r}, which '
-                                 'pycocotools needs: add it or take the entry out')
-    return content
-
-
-def _holders(item, key: str) -> Sequence[dict]:
-    """What must have a key: an entry, or each segment of panoptic data within one, whose picture
-    the entry names."""
-    segments = item.get('segments_info') if isinstance(item, dict) else None
-    entries = [item] if key == 'image_id' or segments is None else segments
-    return [entry if isinstance(entry, dict) else {} for entry in entries]
 
 
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:

@@ -2,6 +2,7 @@
 import logging
 import math
 import os
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,9 @@ from mmeffnet.export.evaluation import take_over
 from mmeffnet.export.runtime import is_exported
 from mmeffnet.pyramid import check_model
 from mmeffnet.weights.addresses import WEIGHTS_ONLY
+
+# How Python says that a call lacks an argument or has one too many.
+ARGUMENT = re.compile('(keyword|positional) argument')
 
 
 def train(args: Namespace) -> None:
@@ -177,8 +181,9 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         except InputError:
             raise
         except Exception as error:
-            # A TypeError is a key that is not known, and no file is to blame for it.
-            problem = None if isinstance(error, TypeError) else data_problem(cfg, loader)
+            # A key that is not known, or one too few: no file is to blame for it.
+            by_config = isinstance(error, TypeError) and ARGUMENT.search(str(error))
+            problem = None if by_config else data_problem(cfg, loader)
             text = where_to_look(cfg, loader) if no_sample(error) else explain(error, cfg)
             raise InputError(problem or f'{loader}{data_source(cfg, loader)}: {text}') from error
         check_dataset(dataset, model, loader, _max_skips(cfg) if stage == 'train' else 0)

@@ -1,5 +1,6 @@
 """COCO data as it is found: odd pictures are trained on, and wrong files are named in one line."""
 import json
+import re
 
 import numpy as np
 import pytest
@@ -166,14 +167,43 @@ def test_a_video_is_looked_at_picture_by_picture(coco, kind, options):
 
 @pytest.mark.parametrize(('place', 'key'), [
     ('annotations', 'category_id'), ('annotations', 'id'), ('annotations', 'image_id'),
-    ('images', 'id'), ('categories', 'id'), ('categories', 'name')])
+    ('annotations', 'bbox'), ('annotations', 'area'), ('images', 'id'), ('images', 'width'),
+    ('images', 'height'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')])
 def test_an_entry_that_lacks_what_every_entry_has_is_named(coco, place, key):
     folder = coco(lambda made: made[place][1].pop(key))
     with pytest.raises(InputError, match=rf"boxes\.json': {place}\[1\] has no '{key}'"):
         check_categories(folder / 'boxes.json', ('square', 'circle'), 'train_dataloader')
 
 
-@pytest.mark.parametrize('key', ['id', 'category_id'])
+@pytest.mark.parametrize(('place', 'key', 'value', 'rule'), [
+    ('annotations', 'bbox', [1, 2, 3], 'must be 4 finite numbers'),
+    ('annotations', 'bbox', '1,2,3,4', 'must be 4 finite numbers'),
+    ('annotations', 'bbox', ['1', '2', '3', '4'], 'must be 4 finite numbers'),
+    ('annotations', 'bbox', None, 'must be 4 finite numbers'),
+    ('annotations', 'bbox', [float('nan'), 2, 3, 4], 'must be 4 finite numbers'),
+    ('annotations', 'bbox', [1, 2, float('inf'), 4], 'must be 4 finite numbers'),
+    ('annotations', 'area', '9', 'must be a number'),
+    ('annotations', 'category_id', [1], 'must be a number or text'),
+    ('annotations', 'image_id', {}, 'must be a number or text'),
+    ('images', 'width', None, 'must be a number'),
+    ('images', 'file_name', 7, 'must be text'),
+    ('categories', 'id', [1], 'must be a number or text')])
+def test_a_value_that_mmdet_cannot_take_is_named(coco, place, key, value, rule):
+    folder = coco(lambda made: made[place][1].update({key: value}))
+    with pytest.raises(InputError, match=(
+            rf"^train_dataloader: '.*boxes\.json': {place}\[1\]\.{key}="
+            rf"{re.escape(repr(value))} {rule}.*: set it right or take the entry out$")):
+        check_categories(folder / 'boxes.json', ('square', 'circle'), 'train_dataloader')
+
+
+def test_pictures_of_lvis_have_an_address_for_a_name(coco):
+    def change(made):
+        for image in made['images']:
+            image['coco_url'] = f'http://there/{image.pop("file_name")}'
+    check_categories(coco(change) / 'boxes.json', ('square', 'circle'), 'train_dataloader')
+
+
+@pytest.mark.parametrize('key', ['id', 'category_id', 'bbox', 'area'])
 def test_a_segment_of_panoptic_data_that_lacks_something_is_named(key, tmp_path):
     panoptic(tmp_path)
     path = tmp_path / 'segments.json'
@@ -184,7 +214,8 @@ def test_a_segment_of_panoptic_data_that_lacks_something_is_named(key, tmp_path)
     made['annotations'][0]['id'] = 7
     del made['annotations'][0]['segments_info'][1][key]
     path.write_text(json.dumps(made))
-    with pytest.raises(InputError, match=rf"annotations\[0\] has no '{key}'"):
+    with pytest.raises(InputError, match=(
+            rf"annotations\[0\]\.segments_info\[1\] has no '{key}'")):
         check_categories(path, PANOPTIC['classes'], 'train_dataloader')
 
 
@@ -219,11 +250,15 @@ def test_classes_may_be_listed_in_a_file(coco):
     # COCO's 80 classes, of which the file has none; mmdet would filter every picture away.
     ("train_dataloader['dataset']['metainfo'] = None", "no category 'person', 'bicycle'"),
     ("train_dataloader['dataset']['ann_file'] = 'torn.json'", 'is no JSON'),
+    ("train_dataloader['dataset']['ann_file'] = 'null.json'", 'annotations[0].bbox=None must be'),
     ("train_dataloader['dataset']['ann_file'] = 'other.json'", "has no 'categories'")])
 def test_what_leaves_no_sample_is_said_in_one_line(coco, tmp_path, changed, words):
     folder = coco()
     (folder / 'torn.json').write_text((folder / 'boxes.json').read_text()[:200])
     (folder / 'other.json').write_text('{"images": []}')
+    made = content()
+    made['annotations'][0]['bbox'] = None
+    (folder / 'null.json').write_text(json.dumps(made))
     apart = "train_dataloader = __import__('copy').deepcopy(train_dataloader)"
     (tmp_path / 'detector.py').write_text(f'{CONFIG % 1}\n{apart}\n{changed}\n')
     result = run_tool('train.py', 'detector.py', cwd=tmp_path)
