@@ -1,4 +1,5 @@
 """Checks of the data before the first step, where a mistake would surface hours later."""
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from mmeffnet.engine.coco_checks import (
     check_predictors,
     classes_of,
 )
+from mmeffnet.engine.config import explain
+from mmeffnet.engine.evaluator_checks import evaluator_problem
 from mmeffnet.engine.seg_maps import check_files
 from mmeffnet.errors import InputError
 from mmeffnet.weights.files import expanded
@@ -26,6 +29,10 @@ LAYOUTS = {
     'CustomDataset': 'expected there: a folder of images for each class, or an ann_file of '
                      'lines "file label"',
 }
+# How Python says that a call lacks an argument or has one too many.
+ARGUMENT = re.compile('(keyword|positional) argument')
+# What MMEngine says where nothing is left of a data set; numpy's words, of packing.
+NO_SAMPLE = 'need at least one array to concatenate'
 
 
 def data_problem(cfg: Config, loader: str) -> str | None:
@@ -50,12 +57,24 @@ def data_problem(cfg: Config, loader: str) -> str | None:
     return None
 
 
-def no_sample(error: Exception) -> bool:
-    """Whether an error is MMEngine's way to say that nothing is left of a data set."""
-    return 'need at least one array to concatenate' in str(error)  # numpy's words, of packing
+def build_problem(error: Exception, cfg: Config, stage: str) -> str:
+    """What is wrong where the data set or the evaluator of a loop could not be built.
+
+    stage: 'train', 'val' or 'test'. Raises InputError as ``data_problem`` does.
+    """
+    text, loader = explain(error, cfg), f'{stage}_dataloader'
+    problem = evaluator_problem(cfg, stage, error)
+    if problem is not None:
+        return problem or f'{stage}_evaluator: {text}'
+    if NO_SAMPLE in str(error):
+        text = _where_to_look(cfg, loader)
+    # A key that is not known, or one too few: no file is to blame for it.
+    by_config = isinstance(error, TypeError) and ARGUMENT.search(str(error))
+    return ((None if by_config else data_problem(cfg, loader))
+            or f'{loader}{_data_source(cfg, loader)}: {text}')
 
 
-def where_to_look(cfg: Config, loader: str) -> str:
+def _where_to_look(cfg: Config, loader: str) -> str:
     """What may have left no sample of a dataloader's data set."""
     for field, dataset in dataset_configs(cfg, loader):
         prefix = dataset.get('data_prefix')
@@ -67,10 +86,10 @@ def where_to_look(cfg: Config, loader: str) -> str:
     return 'no sample is left; look at its filter_cfg, indices and classes'
 
 
-def data_source(cfg: Config, loader: str) -> str:
+def _data_source(cfg: Config, loader: str) -> str:
     """The annotation files that a dataloader reads, for a message; empty where there are none."""
     files = [str(path) for _, dataset in dataset_configs(cfg, loader)
-        for name, path, _ in _paths(dataset) if name == 'ann_file']
+             for name, path, _ in _paths(dataset) if name == 'ann_file']
     return f' (ann_file {", ".join(map(repr, files))})' if files else ''
 
 

@@ -2,7 +2,6 @@
 import logging
 import math
 import os
-import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +21,8 @@ from mmeffnet.engine.amp import keep_in_float32
 from mmeffnet.engine.checkpoint import bare_model, load_whole
 from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
 from mmeffnet.engine.config import explain, load_config
-from mmeffnet.engine.data_checks import (
-    check_dataset,
-    data_problem,
-    data_source,
-    no_sample,
-    where_to_look,
-)
+from mmeffnet.engine.data_checks import build_problem, check_dataset
+from mmeffnet.engine.evaluator_checks import check_evaluator
 from mmeffnet.engine.saving import claim
 from mmeffnet.engine.workers import named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
@@ -36,9 +30,6 @@ from mmeffnet.export.evaluation import take_over
 from mmeffnet.export.runtime import is_exported
 from mmeffnet.pyramid import check_model
 from mmeffnet.weights.addresses import WEIGHTS_ONLY
-
-# How Python says that a call lacks an argument or has one too many.
-ARGUMENT = re.compile('(keyword|positional) argument')
 
 
 def train(args: Namespace) -> None:
@@ -176,17 +167,16 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         if cfg.get(loader) is None:
             continue
         try:
-            # Reading the property builds the loop with its data set.
-            dataset = getattr(runner, f'{stage}_loop').dataloader.dataset
+            # Reading the property builds the loop with its data set and evaluator.
+            loop = getattr(runner, f'{stage}_loop')
         except InputError:
             raise
         except Exception as error:
-            # A key that is not known, or one too few: no file is to blame for it.
-            by_config = isinstance(error, TypeError) and ARGUMENT.search(str(error))
-            problem = None if by_config else data_problem(cfg, loader)
-            text = where_to_look(cfg, loader) if no_sample(error) else explain(error, cfg)
-            raise InputError(problem or f'{loader}{data_source(cfg, loader)}: {text}') from error
+            raise InputError(build_problem(error, cfg, stage)) from error
+        dataset, evaluator = loop.dataloader.dataset, getattr(loop, 'evaluator', None)
         check_dataset(dataset, model, loader, _max_skips(cfg) if stage == 'train' else 0)
+        if evaluator is not None:
+            check_evaluator(cfg, stage, evaluator, dataset, model)
         datasets[loader] = dataset
     check_same_classes(datasets, model)
     return runner
