@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch import nn
 
-from mmeffnet.engine.coco_content import read_coco
+from mmeffnet.engine.coco_content import CocoContent, read_coco
 from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
 
@@ -107,9 +108,11 @@ def classes_of(dataset: dict) -> Sequence[str] | None:
     return classes
 
 
-def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None) -> None:
+def check_categories(ann_file, classes: Sequence[str], loader: str,
+                     cat_ids=None) -> CocoContent:
     """Refuse classes that the categories of a COCO file are not; InputError names both.
 
+    So are annotations of which mmdet would use none; a warning tells of some that it leaves out.
     cat_ids: the categories that a data set numbers its labels by, None where it is not built yet.
     """
     if isinstance(classes, str):
@@ -118,27 +121,64 @@ def check_categories(ann_file, classes: Sequence[str], loader: str, cat_ids=None
     where, classes = repr(str(ann_file)), tuple(classes)
     content = read_coco(ann_file, loader)
     categories = content.categories
-    missing = [name for name in classes if name not in categories.values()]
+    times, wanted = Counter(categories.values()), {*classes}
+    missing = [name for name in classes if name not in times]
     if missing:
         raise InputError(
             f'{loader}: {where} has no category {few(map(repr, missing), NAMED)}, which the '
             'classes of the data set name; its categories are '
             f'{few(map(repr, categories.values()), NAMED)}. Set {loader}.dataset.metainfo.classes '
             f'to them and num_classes of the heads to {len(categories)}')
+    name = next((name for name in classes if times[name] > 1), None)
+    if name is not None:
+        ids = [repr(number) for number, other in categories.items() if other == name]
+        raise InputError(f'{loader}: {where} has {len(ids)} categories with the name {name!r}, of '
+                         f'id {few(ids, NAMED)}, and mmdet would count each as a class: give them '
+                         'one id, or names of their own')
     ordered = classes if cat_ids is None else tuple(categories[number] for number in cat_ids)
     if ordered != classes:  # mmdet numbers by the file and names by the config
         raise InputError(
             f'{loader}: {where} has the categories in another order than the classes of the data '
             f'set, and boxes would get wrong names: set {loader}.dataset.metainfo.classes='
             f'{ordered!r}')
-    lost = Counter(item['category_id'] for item in content.objects
-                   if categories.get(item['category_id']) not in classes)
+    numbers = [item['category_id'] for item in content.objects]
+    if content.panoptic:  # mmdet leaves no segment out, and ends in a KeyError
+        known = {number for number, name in categories.items()
+                 if cat_ids is not None or name in wanted}
+        place = next((i for i, number in enumerate(numbers) if number not in known), None)
+        if place is not None:
+            number = numbers[place]
+            whose = (f'is {categories[number]!r}, no class of the data set' if number in categories
+                     else 'is no category of the file')
+            raise InputError(f'{loader}: {where}: {content.place(place)}.category_id={number!r} '
+                             f'{whose}, and mmdet leaves no segment out: add it there, or take '
+                             'the segment out')
+    lost = Counter(number for number in numbers if categories.get(number) not in wanted)
     if lost:
         names = (f'{categories.get(number, number)!r} ({count:,})'
                  for number, count in lost.most_common())
         print_log(f'{loader}: {sum(lost.values()):,} annotations in {where} are left out, for '
                   f'their category is no class of the data set: {few(names, NAMED)}', 'current',
                   level=logging.WARNING)
+    _check_used(content, classes, loader, where)
+    return content
+
+
+def _check_used(content: CocoContent, classes: Sequence[str], loader: str, where: str) -> None:
+    """Refuse a file of whose annotations mmdet uses none; warn of those that it leaves out."""
+    counted = content.counted(classes)
+    unused = {reason: np.flatnonzero(counted & found) for reason, found in content.unused().items()}
+    unused = {reason: places for reason, places in unused.items() if len(places)}
+    total, lost = int(counted.sum()), sum(map(len, unused.values()))
+    told = [f'{reason} ({len(places):,}), such as {content.shown(places[0])}'
+            for reason, places in unused.items()]
+    if lost and lost == total:
+        raise InputError(f'{loader}: all {total:,} annotations of its classes in {where} are left '
+                         f'out, for {", and ".join(told)}: a box is x, y, width and height in '
+                         'pixels of the picture that image_id names')
+    if lost:
+        print_log(f'{loader}: {lost:,} annotations in {where} are left out, for {", ".join(told)}',
+                  'current', level=logging.WARNING)
 
 
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:

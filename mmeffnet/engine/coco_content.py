@@ -66,9 +66,15 @@ class CocoContent:
             found[OUTSIDE] = ~unknown & ~tiny & ((across <= 0) | (down <= 0))
         return found
 
+    def shown(self, number: int) -> str:
+        """An object with its place, picture and box, for a message."""
+        return (f'{self.place(number)} of image_id={self.pictures[number]!r} with '
+                f'bbox={self.objects[number]["bbox"]}')
+
     def counted(self, classes: Sequence[str]) -> np.ndarray:
         """Whether each object is of a class and not marked as one to ignore."""
-        numbers = {number for number, name in self.categories.items() if name in {*classes}}
+        wanted = {*classes}
+        numbers = {number for number, name in self.categories.items() if name in wanted}
         return np.array([item['category_id'] in numbers and not item.get('ignore')
                          for item in self.objects], bool)
 

@@ -319,7 +319,7 @@ def test_a_head_for_panoptic_data_may_have_things_alone(coco):
 
 def test_segments_of_an_unknown_category_are_counted(tmp_path, said):
     panoptic(tmp_path)
-    check_categories(tmp_path / 'segments.json', ('square', ), 'train_dataloader')
+    check_categories(tmp_path / 'segments.json', ('square', ), 'train_dataloader', cat_ids=[1])
     (line, ) = [line for line in said if 'left out' in line]
     assert '1 annotations in' in line
     assert "'sky' (1)" in line
@@ -344,3 +344,85 @@ def test_a_head_with_another_number_of_classes_is_named(coco, name):
                                          r'\.num_classes=2'):
         check(folder, heads={name: 80})
     check(folder, heads={name: 2})
+
+
+def test_a_panoptic_file_is_refused_for_a_segment_that_has_no_class(tmp_path):
+    """mmdet would end in a KeyError: it leaves out no segment."""
+    panoptic(tmp_path)
+    path = tmp_path / 'segments.json'
+
+    def refused(classes, words):
+        with pytest.raises(InputError, match=(
+                r"segments\.json': annotations\[0\]\.segments_info\[1\]\.category_id="
+                rf'{words}, and mmdet leaves no segment out')):
+            check_categories(path, classes, 'train_dataloader')
+    refused(('square', 'circle'), "3 is 'sky', no class of the data set")
+    made = json.loads(path.read_text())
+    made['annotations'][0]['segments_info'][1]['category_id'] = 999
+    path.write_text(json.dumps(made))
+    refused(PANOPTIC['classes'], '999 is no category of the file')
+    for folder in ('', 'gone'):  # whose absence is no matter then
+        with pytest.raises(InputError, match='999 is no category'):
+            data_problem(Config(dict(train_dataloader=dict(dataset=dict(
+                type='mmdet.CocoPanopticDataset', ann_file=str(path), metainfo=PANOPTIC,
+                data_prefix=dict(seg=str(tmp_path / folder)))))), 'train_dataloader')
+    del made['categories'][2]['isthing']
+    path.write_text(json.dumps(made))
+    with pytest.raises(InputError, match=r"categories\[2\] has no 'isthing'"):
+        check_categories(path, PANOPTIC['classes'], 'train_dataloader')
+
+
+def box(*numbers, **others):
+    return dict(bbox=list(numbers), **others)
+
+
+@pytest.mark.parametrize(('changed', 'words'), [
+    (box(5, 5, 0, 9), 'a pixel wide or high, or they have no area'),
+    (box(5, 5, 9, .5), 'a pixel wide or high, or they have no area'),
+    (box(30, 30, -9, -9), 'a pixel wide or high, or they have no area'),
+    (dict(area=0), 'a pixel wide or high, or they have no area'),
+    (box(64, 5, 9, 9), 'their box lies outside its picture'),
+    (box(5, -9, 9, 9), 'their box lies outside its picture'),
+    (dict(image_id=99), 'their image_id is no picture of the file')])
+def test_annotations_that_mmdet_leaves_out_are_counted(coco, said, changed, words):
+    dataset = check(coco(lambda made: made['annotations'][0].update(changed)))
+    (line, ) = [line for line in said if 'left out' in line]
+    assert '1 annotations in' in line
+    assert f'{words} (1), such as annotations[0] of image_id={changed.get("image_id", 0)} ' in line
+    # It is what mmdet does.
+    assert sum(len(dataset.get_data_info(i)['instances']) for i in range(len(dataset))) == 4
+
+
+def test_nothing_is_said_of_annotations_that_are_used_or_marked(coco, said):
+    check(coco(lambda made: made['annotations'][0].update(box(0, 0, 0, 0, ignore=1))))
+    assert not [line for line in said if 'left out' in line]
+
+
+def test_annotations_that_are_all_left_out_are_refused(coco):
+    """As where boxes are shares of the picture: the training would run to its end on none."""
+    def shares(made):
+        for item in made['annotations']:
+            item['bbox'] = [number / 99 for number in item['bbox']]
+    with pytest.raises(InputError, match=(
+            r"^train_dataloader: all 5 annotations of its classes in '.*boxes\.json' are left out, "
+            r'for their box is less than a pixel .* \(5\), such as annotations\[0\] of image_id=0 '
+            r'with bbox=\[0\.05.*in pixels of the picture')):
+        check(coco(shares))
+
+
+@pytest.mark.parametrize(('place', 'entry', 'words'), [
+    ('categories', dict(id=1, name='star'), r"categories\[2\]\.id=1 is that of categories\[0\]"),
+    ('categories', dict(id=9, name='square'),
+     r"has 2 categories with the name 'square', of id 1, 9, and"),
+    ('images', dict(id=3, file_name='0.png', width=9, height=9),
+     r"images\[6\]\.id=3 is that of images\[3\] too, and one")])
+def test_what_occurs_twice_is_refused(coco, place, entry, words):
+    folder = coco(lambda made: made[place].append(entry))
+    with pytest.raises(InputError, match=words):
+        check(folder)
+
+
+def test_a_name_that_occurs_twice_matters_to_its_class_alone(coco):
+    folder = coco(lambda made: made['categories'].extend(
+        [dict(id=8, name='star'), dict(id=9, name='star')]))
+    check(folder)
