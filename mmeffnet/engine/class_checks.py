@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mmengine.logging import print_log
 from torch import nn
 
-from mmeffnet.engine.coco_checks import OF_BOTH, OF_OBJECTS, OF_PIXELS
+from mmeffnet.engine.model_checks import OF_BOTH, OF_OBJECTS, OF_PIXELS
 from mmeffnet.errors import InputError
 
 # What detectors and segmenters predict classes with, and what tells a model whose classes are

@@ -1,96 +1,33 @@
-"""Checks of what detectors and segmenters are trained on; knows mmdet and mmseg by attributes."""
+"""Checks of the COCO data that detectors are trained on; knows mmdet by attributes."""
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
-from torch import nn
 
 from mmeffnet.engine.coco_content import CocoContent, read_coco
 from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
 
-# Parts that predict the class of an object, and of a pixel.
-OF_OBJECTS = ('bbox_head', 'mask_head', 'track_head')
-OF_PIXELS = ('decode_head', 'auxiliary_head')
-# Those that count things and stuff apart.
-OF_BOTH = ('panoptic_head', 'panoptic_fusion_head', 'semantic_head')
 NAMED = 5  # names in a message
-
-
-def check_predictors(dataset, model: nn.Module, loader: str) -> None:
-    """Refuse another number of classes in a head than in the data set; InputError names both."""
-    metainfo = getattr(dataset, 'metainfo', None) or {}
-    classes = metainfo.get('classes')
-    if not classes or isinstance(classes, str):
-        return
-    # Of panoptic data, objects are the things alone.
-    things = metainfo.get('thing_classes')
-    kinds = [(OF_PIXELS, classes, 'classes')]
-    if not things:
-        kinds.append((OF_OBJECTS, classes, 'classes'))
-    elif set(things) <= set(classes):
-        kinds.append((OF_OBJECTS, things, 'classes of things'))
-    else:  # a config's own classes stand beside COCO's things
-        things = None
-    _check_panoptic(model, len(classes), len(things or ()), loader)
-    for names, known, words in kinds:
-        for field, number in _class_numbers(model, names):
-            if number != len(known):
-                raise InputError(f'{loader}: the data set has {len(known)} {words} and the model '
-                                 f'has {number}: set {field}.num_classes={len(known)}')
-
-
-def _check_panoptic(model: nn.Module, classes: int, things: int, loader: str) -> None:
-    """Things and stuff are counted each; where the data set has no things, both together."""
-    for name in OF_BOTH:
-        head = getattr(model, name, None)
-        numbers = [getattr(head, f'num_{kind}_classes', None) for kind in ('things', 'stuff')]
-        if None in numbers:
-            continue
-        if things:
-            fits = numbers == [things, classes - things]
-            words, right = (f'{things} classes of things and {classes - things} of stuff',
-                            f'{things} and {classes - things}')
-        else:
-            fits = sum(numbers) == classes
-            words, right = f'{classes} classes', f'numbers that add up to {classes}'
-        if not fits:
-            raise InputError(
-                f'{loader}: the data set has {words} and the model has {numbers[0]} of things and '
-                f'{numbers[1]} of stuff: set model.{name}.num_things_classes and num_stuff_classes '
-                f'to {right}')
-
-
-def _class_numbers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, int]]:
-    # mmdet's RPN has its rpn_head there, which tells objects from background and no classes.
-    if any(kind.__name__ == 'RPN' for kind in type(model).__mro__):
-        return
-    for owner, path in ((model, 'model'), (getattr(model, 'roi_head', None), 'model.roi_head')):
-        for name in names:
-            heads = getattr(owner, name, None)
-            several = isinstance(heads, nn.ModuleList)
-            for i, head in enumerate(heads if several else [heads]):
-                number = getattr(head, 'num_classes', None)
-                # The classes of mmseg's STDCHead are edge and no edge.
-                if isinstance(number, int) and not hasattr(head, 'boundary_threshold'):
-                    yield f'{path}.{name}' + (f'.{i}' if several else ''), number
 
 
 def check_annotations(dataset, loader: str, most_missing: int = 0) -> None:
     """Refuse a COCO data set that would train on something else than its config says.
 
-    most_missing: pictures that may lack their file. Raises InputError for classes that the
-    annotation file does not have or has in another order, and for pictures that are not there;
-    warns of annotations whose category is no class of the config.
+    most_missing: pictures that may lack their file, or masks that are loaded. Raises InputError
+    for classes that the annotation file does not have or has in another order, and for pictures
+    and masks that are not there; warns of annotations whose category is no class of the config.
     """
     if not hasattr(dataset, 'cat_ids') or not Path(dataset.ann_file).is_file():
         return
-    check_categories(dataset.ann_file, dataset.metainfo['classes'], loader, dataset.cat_ids)
+    content = check_categories(dataset.ann_file, dataset.metainfo['classes'], loader,
+                               dataset.cat_ids)
+    _check_masks(dataset, content, loader, most_missing)
     _check_pictures(dataset, loader, most_missing)
 
 
@@ -179,6 +116,27 @@ def _check_used(content: CocoContent, classes: Sequence[str], loader: str, where
     if lost:
         print_log(f'{loader}: {lost:,} annotations in {where} are left out, for {", ".join(told)}',
                   'current', level=logging.WARNING)
+
+
+def _check_masks(dataset, content: CocoContent, loader: str, most_missing: int) -> None:
+    """Refuse objects without a mask where the pipeline takes one from each."""
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    # Masks of panoptic data are in pictures of their own, which other steps load.
+    if content.panoptic or not any(getattr(step, 'with_mask', False)
+                                   and hasattr(step, '_load_masks') for step in steps):
+        return
+    lacking = [i for i in np.flatnonzero(content.used(dataset.metainfo['classes']))
+               if not content.objects[i].get('segmentation')]
+    if not lacking:
+        return
+    pictures = {content.pictures[i] for i in lacking}
+    text = (f'{loader}: {len(lacking):,} annotations in {str(dataset.ann_file)!r} have no '
+            f"'segmentation', and the pipeline loads masks: {few(map(content.place, lacking), 3)}")
+    if len(pictures) > most_missing:
+        raise InputError(f'{text}. Add polygons, take these annotations out, load no masks '
+                         '(with_mask=False), or leave up to N pictures out with '
+                         'default_hooks.samples.max_skips=N')
+    print_log(text, 'current', level=logging.WARNING)
 
 
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:

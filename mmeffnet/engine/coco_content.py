@@ -66,6 +66,11 @@ class CocoContent:
             found[OUTSIDE] = ~unknown & ~tiny & ((across <= 0) | (down <= 0))
         return found
 
+    def used(self, classes: Sequence[str]) -> np.ndarray:
+        """Whether mmdet uses each object."""
+        return self.counted(classes) & ~np.logical_or.reduce(
+            [*self.unused().values(), np.zeros(len(self.objects), bool)])
+
     def shown(self, number: int) -> str:
         """An object with its place, picture and box, for a message."""
         return (f'{self.place(number)} of image_id={self.pictures[number]!r} with '

@@ -8,14 +8,10 @@ from mmengine.logging import print_log
 from torch import nn
 
 from mmeffnet.engine.class_checks import check_names, classes_of_head, parts_of
-from mmeffnet.engine.coco_checks import (
-    check_annotations,
-    check_categories,
-    check_predictors,
-    classes_of,
-)
+from mmeffnet.engine.coco_checks import check_annotations, check_categories, classes_of
 from mmeffnet.engine.config import explain
 from mmeffnet.engine.evaluator_checks import evaluator_problem
+from mmeffnet.engine.model_checks import check_predictors
 from mmeffnet.engine.seg_maps import check_files
 from mmeffnet.errors import InputError
 from mmeffnet.weights.files import expanded

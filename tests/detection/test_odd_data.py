@@ -23,8 +23,9 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 
 from mmeffnet import config_path  # noqa: E402
-from mmeffnet.engine.coco_checks import check_categories, check_predictors  # noqa: E402
+from mmeffnet.engine.coco_checks import check_categories  # noqa: E402
 from mmeffnet.engine.data_checks import check_dataset, data_problem  # noqa: E402
+from mmeffnet.engine.model_checks import check_predictors  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 
 
@@ -34,9 +35,11 @@ def coco(tmp_path):
     return lambda change=lambda made: None: write(tmp_path / 'coco', change)
 
 
-def check(folder, classes=('square', 'circle'), heads=None, most_missing=0, **filter_cfg):
+def check(folder, classes=('square', 'circle'), heads=None, most_missing=0, pipeline=(),
+          **filter_cfg):
     dataset = CocoDataset(ann_file=str(folder / 'boxes.json'), data_prefix=dict(img=str(folder)),
-                          metainfo=dict(classes=classes), pipeline=[], filter_cfg=filter_cfg)
+                          metainfo=dict(classes=classes), pipeline=list(pipeline),
+                          filter_cfg=filter_cfg)
     model = nn.Module()
     for name, number in (heads or {}).items():
         head = nn.Module()
@@ -426,3 +429,27 @@ def test_a_name_that_occurs_twice_matters_to_its_class_alone(coco):
     folder = coco(lambda made: made['categories'].extend(
         [dict(id=8, name='star'), dict(id=9, name='star')]))
     check(folder)
+
+
+MASKS = [dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)]
+
+
+@pytest.mark.parametrize('without', [{}, dict(segmentation=[])])
+def test_an_object_without_a_mask_is_named_where_masks_are_loaded(coco, said, without):
+    def change(made):
+        for item in made['annotations']:
+            item['segmentation'] = [[0, 0, 9, 0, 9, 9]]
+        for number in (1, 3):
+            del made['annotations'][number]['segmentation']
+            made['annotations'][number].update(without)
+        made['annotations'][4].update(box(0, 0, 0, 0), segmentation=[])  # is left out anyway
+    folder = coco(change)
+    check(folder)
+    with pytest.raises(InputError, match=(
+            r"^train_dataloader: 2 annotations in '.*boxes\.json' have no 'segmentation', and the "
+            r'pipeline loads masks: annotations\[1\], annotations\[3\]\. Add polygons')):
+        check(folder, pipeline=MASKS)
+    with pytest.raises(InputError, match='2 annotations'):
+        check(folder, pipeline=MASKS, most_missing=1)
+    check(folder, pipeline=MASKS, most_missing=2)
+    assert [line for line in said if "have no 'segmentation'" in line]

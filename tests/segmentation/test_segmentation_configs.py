@@ -16,7 +16,7 @@ from mmseg.registry import MODELS  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
 from mmeffnet import check_model, config_path  # noqa: E402
-from mmeffnet.engine.coco_checks import check_predictors  # noqa: E402
+from mmeffnet.engine.model_checks import check_predictors  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 from mmeffnet.plugin import MIM  # noqa: E402
 from mmeffnet.weights.catalog import CATALOG  # noqa: E402
