@@ -8,24 +8,38 @@ from mmengine.config import Config
 from mmengine.registry import METRICS
 from torch import nn
 
+from mmeffnet.arch import nearest
 from mmeffnet.engine.class_checks import parts_of
 from mmeffnet.engine.coco_content import read_coco
+from mmeffnet.engine.model_checks import check_windows, predicts_boxes_alone
 from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
 
 NAMED = 3  # pictures in a message
+# Values that a metric takes without a look, by its class: the argument and what it knows.
+KNOWN = {'IoUMetric': ('iou_metrics', ('mIoU', 'mDice', 'mFscore'))}
 
 
 def check_evaluator(cfg: Config, stage: str, evaluator, dataset, model: nn.Module) -> None:
     """Refuse a COCO metric whose annotations are of other pictures than it will see, or lack
-    what it counts with. Other metrics are left alone.
+    what it counts with, and one that counts what the model does not predict. Other metrics are
+    left alone.
 
-    Raises InputError naming both files, or the annotation.
+    Raises InputError naming both files, the annotation or the field.
     """
+    check_windows(model)
     for field, settings, metric in _metrics(cfg, stage, evaluator.metrics):
         # mmdet's hold their file by pycocotools, or by the library of LVIS.
         coco, lvis = (getattr(metric, name, None) for name in ('_coco_api', '_lvis_api'))
         api = coco or lvis
+        kinds = [kind.__name__ for kind in type(metric).__mro__]
+        for argument, known in (KNOWN[kind] for kind in kinds if kind in KNOWN):
+            _check_known(f'{field}.{argument}', metric.metrics, known)
+        masks = hasattr(metric, 'proposal_nums') and 'segm' in metric.metrics
+        if masks and predicts_boxes_alone(model):
+            raise InputError(f"{field}.metric has 'segm', which compares masks, and "
+                             f"{type(model).__name__} predicts boxes alone: set {field}.metric="
+                             "'bbox', or take a model with a mask_head")
         if api is None or not hasattr(metric, 'format_only'):
             continue
         where = f'{field}.ann_file: {str(settings.get("ann_file") or type(metric).__name__)!r}'
@@ -39,6 +53,8 @@ def check_evaluator(cfg: Config, stage: str, evaluator, dataset, model: nn.Modul
                              'outfile_prefix to write the predictions alone')
         if coco:
             _check_key('iscrowd', annotations, where, 'add it, 0 for a single object')
+        if masks:
+            _check_key('segmentation', annotations, where, 'add its polygons')
 
 
 def evaluator_problem(cfg: Config, stage: str, error: Exception) -> str | None:
@@ -74,6 +90,13 @@ def _metrics(cfg: Config, stage: str, built: Sequence | None = None) -> Iterator
         fields = [(field, given)]
     for (name, settings), metric in zip(fields, built or [None] * len(fields)):
         yield name, settings if isinstance(settings, Mapping) else {}, metric
+
+
+def _check_known(field: str, given, known: Sequence[str]) -> None:
+    for value in given if isinstance(given, (list, tuple)) else [given]:
+        if value not in known:
+            raise InputError(f'{field} has {value!r}, which is none of '
+                             f'{", ".join(map(repr, known))}{nearest(value, known)}')
 
 
 def _check_same_pictures(api, ann_file, field: str, dataset, loader: str) -> None:

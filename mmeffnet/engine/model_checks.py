@@ -1,5 +1,5 @@
 """Checks of detectors and segmenters; knows mmdet and mmseg by attributes."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
@@ -10,6 +10,8 @@ OF_OBJECTS = ('bbox_head', 'mask_head', 'track_head')
 OF_PIXELS = ('decode_head', 'auxiliary_head')
 # Those that count things and stuff apart.
 OF_BOTH = ('panoptic_head', 'panoptic_fusion_head', 'semantic_head')
+# mmdet's detectors that predict boxes, where none of their parts is of masks.
+OF_BOXES = ('SingleStageDetector', 'TwoStageDetector', 'DetectionTransformer')
 
 
 def check_predictors(dataset, model: nn.Module, loader: str) -> None:
@@ -69,3 +71,25 @@ def _class_numbers(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str
                 # The classes of mmseg's STDCHead are edge and no edge.
                 if isinstance(number, int) and not hasattr(head, 'boundary_threshold'):
                     yield f'{path}.{name}' + (f'.{i}' if several else ''), number
+
+
+def predicts_boxes_alone(model: nn.Module) -> bool:
+    """Whether a model is known to give boxes and no masks; False where it may give both."""
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    parts = (f'{name} {type(part).__name__}'.lower() for name, part in model.named_modules())
+    return not kinds.isdisjoint(OF_BOXES) and not any('mask' in part for part in parts)
+
+
+def check_windows(model: nn.Module) -> None:
+    """Refuse a segmenter that is to slide a window whose size or stride it does not know.
+
+    Raises InputError naming the field.
+    """
+    settings = getattr(model, 'test_cfg', None)
+    if not hasattr(model, 'decode_head') or not isinstance(settings, Mapping):
+        return
+    for key in ('crop_size', 'stride'):
+        if settings.get('mode') in ('slide', 'slide_flip') and settings.get(key) is None:
+            raise InputError(f"model.test_cfg.mode={settings['mode']!r} slides a window and "
+                             f'model.test_cfg.{key} is missing: set it to height and width, as in '
+                             f"model.test_cfg.{key}=(512, 512), or set mode='whole'")

@@ -1,6 +1,7 @@
 """An evaluator that counts with other data than it will see is named before the first step."""
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 from coco_files import CONFIG, write
@@ -11,12 +12,14 @@ need('mmdet', 'mmcv._ext')
 
 from mmdet.datasets import CocoDataset  # noqa: E402
 from mmdet.evaluation import CocoMetric  # noqa: E402
+from mmdet.registry import MODELS  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import ConcatDataset  # noqa: E402
 from mmengine.evaluator import Evaluator  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from torch import nn  # noqa: E402
 
+from mmeffnet import config_path  # noqa: E402
 from mmeffnet.engine import run  # noqa: E402
 from mmeffnet.engine.config import load_config  # noqa: E402
 from mmeffnet.engine.data_checks import build_problem  # noqa: E402
@@ -157,3 +160,33 @@ def test_evaluators_are_looked_at_when_a_run_is_built(coco, tmp_path, stage):
                                           'work_dir': 'out'})
         with pytest.raises(InputError, match=rf'^{stage}_evaluator\.ann_file.* {words}'):
             run._build(cfg, [stage])
+
+
+@pytest.mark.parametrize(('name', 'alone'), [
+    ('retinanet/retinanet_r50_fpn_1x_coco', True), ('detr/detr_r50_8xb2-150e_coco', True),
+    ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', True),
+    ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco', False), ('solo/solo_r50_fpn_1x_coco', False),
+    ('rtmdet/rtmdet-ins_tiny_8xb32-300e_coco', False),
+    ('mask2former/mask2former_r50_8xb2-lsj-50e_coco', False)])
+def test_masks_are_compared_where_a_model_may_predict_them(coco, name, alone):
+    init_default_scope('mmdet')
+    model = Config.fromfile(config_path(f'mmdet::{name}.py')).model
+    model.backbone.init_cfg = None
+    model = MODELS.build(model)
+    check(model=model)
+    refused = pytest.raises(InputError, match=(
+        r"^val_evaluator\.metric has 'segm', which compares masks, and \w+ predicts boxes alone: "
+        r"set val_evaluator\.metric='bbox', or"))
+    with refused if alone else nullcontext():
+        check(model=model, metric=['bbox', 'segm'])
+
+
+def test_annotations_without_masks_are_named_where_masks_are_compared(coco):
+    def change(made):
+        for item in made['annotations'][:3]:
+            item['segmentation'] = [[0, 0, 9, 0, 9, 9]]
+    path = coco(change)
+    check(ann_file=path)
+    with pytest.raises(InputError, match=(r"^val_evaluator\.ann_file: 'other\.json': annotations"
+                                          r"\[3\] has no 'segmentation', .*: add its polygons")):
+        check(ann_file=path, metric='segm')
