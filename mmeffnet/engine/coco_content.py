@@ -22,7 +22,7 @@ RULES = {'id': NAME, 'image_id': NAME, 'category_id': NAME, 'name': NAME,
          'file_name': _Rule(frozenset({str}), 'text'), 'width': NUMBER, 'height': NUMBER,
          'area': NUMBER, 'isthing': _Rule(frozenset({int, bool}), 'true or false'),
          'segments_info': _Rule(frozenset({list}), 'a list of segments'),
-         'bbox': _Rule(frozenset({list}), '4 finite numbers: x, y, width and height in pixels')}
+         'bbox': _Rule(frozenset({list}), '4 finite numbers (x, y, width, height)')}
 # Without these mmdet, or pycocotools' index of a file, ends in a KeyError.
 NEEDED = {'categories': ('id', 'name'), 'images': ('id', 'file_name', 'width', 'height'),
           'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area')}

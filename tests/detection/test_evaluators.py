@@ -2,6 +2,7 @@
 import json
 import re
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from coco_files import CONFIG, write
@@ -190,3 +191,12 @@ def test_annotations_without_masks_are_named_where_masks_are_compared(coco):
     with pytest.raises(InputError, match=(r"^val_evaluator\.ann_file: 'other\.json': annotations"
                                           r"\[3\] has no 'segmentation', .*: add its polygons")):
         check(ann_file=path, metric='segm')
+
+
+def test_a_segment_that_panoptic_quality_cannot_count_with_is_named():
+    segments = [dict(id=1, iscrowd=0), dict(id=2)]
+    metric = SimpleNamespace(format_only=False, _coco_api=SimpleNamespace(
+        imgs={}, dataset=dict(annotations=[dict(image_id=1, segments_info=segments)])))
+    with pytest.raises(InputError, match=r"annotations\[0\]\.segments_info\[1\] has no 'iscrowd'"):
+        check_evaluator(Config(), 'test', SimpleNamespace(metrics=[metric]), nn.Module(),
+                        nn.Module())
