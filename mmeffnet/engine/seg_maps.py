@@ -75,16 +75,19 @@ def _size(shape) -> str:
 def labels_of(dataset, users) -> Labels | None:
     """What the maps of a data set of mmseg may have; None for other data, and without classes.
 
-    users: losses, heads or metrics, of which some say by ``ignore_index`` what they ignore; where
+    users: gives losses, heads or metrics, of which some say by ``ignore_index`` what they ignore; where
     none does it is what the data set says.
     """
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     # Maps of mmdet's data sets have other labels than its boxes, and more of them.
     if not classes or not hasattr(dataset, 'reduce_zero_label'):
         return None
-    said = [user.ignore_index for user in users() if hasattr(user, 'ignore_index')]
-    ignored = said or [getattr(dataset, 'ignore_index', None)]
-    return Labels(len(classes), tuple(sorted({n for n in ignored if isinstance(n, int)})))
+    return Labels(len(classes), _ignored(users()) or _ignored([dataset]))
+
+
+def _ignored(users) -> tuple[int, ...]:
+    said = {getattr(user, 'ignore_index', None) for user in users}
+    return tuple(sorted(number for number in said if isinstance(number, int)))
 
 
 def check_files(dataset, loader: str, most_missing: int = 0) -> None:
