@@ -17,6 +17,7 @@ from mmeffnet.engine.config import explain, load_config
 from mmeffnet.errors import InputError, RunError, check_numbers, one_line_errors
 
 DEFAULT_SHORT_SIDE = 256
+GO_ON = 'the same command goes on'
 
 
 def pack(argv=None) -> int:
@@ -27,7 +28,7 @@ def pack(argv=None) -> int:
     parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
                         help='threads; all cores by default')
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(go_on=GO_ON):
         check_numbers(args, 1, 'short_side', 'workers')
         return _run(args, packed.KIND, lambda: packed.packing(args.short_side, args.workers))
 
@@ -37,7 +38,7 @@ def shard(argv=None) -> int:
     parser = _parser('Write a data set as tar files, as the library webdataset has them.',
                      shards.KIND)
     args = parser.parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(go_on=GO_ON):
         return _run(args, shards.KIND, shards.sharding)
 
 
@@ -79,7 +80,7 @@ def _run(args: Namespace, kind: str, make) -> int:
             raise InputError(text) from error
         free = shutil.disk_usage(out).free / 2 ** 30
         raise RunError(f'{text}; {free:.1f} GiB are free there. The parts that are there are kept: '
-                       'the same command goes on') from error
+                       f'{GO_ON}') from error
     archive = Archive(out, kind)
     size = sum(part['bytes'] for part in archive.parts)
     print(f'{archive.samples:,} pictures in {len(archive.parts):,} parts, {size / 2 ** 30:.2f} GiB'

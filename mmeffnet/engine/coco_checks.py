@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
 from mmeffnet.engine.coco_content import CocoContent, read_coco
+from mmeffnet.engine.missing import not_there, refuse
 from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
 
@@ -76,8 +77,9 @@ def check_categories(ann_file, classes: Sequence[str], loader: str,
     if ordered != classes:  # mmdet numbers by the file and names by the config
         raise InputError(
             f'{loader}: {where} has the categories in another order than the classes of the data '
-            f'set, and boxes would get wrong names: set {loader}.dataset.metainfo.classes='
-            f'{ordered!r}')
+            f'set, and boxes would get wrong names: put its categories into the order {classes!r} '
+            '(annotations name their ids, and stay as they are), or set metainfo.classes='
+            f'{ordered!r} for all data sets of the run')
     numbers = [item['category_id'] for item in content.objects]
     if content.panoptic:  # mmdet leaves no segment out, and ends in a KeyError
         known = {number for number, name in categories.items()
@@ -132,11 +134,8 @@ def _check_masks(dataset, content: CocoContent, loader: str, most_missing: int) 
     pictures = {content.pictures[i] for i in lacking}
     text = (f'{loader}: {len(lacking):,} annotations in {str(dataset.ann_file)!r} have no '
             f"'segmentation', and the pipeline loads masks: {few(map(content.place, lacking), 3)}")
-    if len(pictures) > most_missing:
-        raise InputError(f'{text}. Add polygons, take these annotations out, load no masks '
-                         '(with_mask=False), or leave up to N pictures out with '
-                         'default_hooks.samples.max_skips=N')
-    print_log(text, 'current', level=logging.WARNING)
+    refuse(text, 'Add polygons, take these annotations out, or load no masks (with_mask=False)',
+           loader, len(pictures), most_missing, 'pictures')
 
 
 def _check_pictures(dataset, loader: str, most_missing: int) -> None:
@@ -146,16 +145,12 @@ def _check_pictures(dataset, loader: str, most_missing: int) -> None:
     # A sample of a video data set is a video, with its pictures inside.
     paths = [Path(picture['img_path']) for info in infos
              for picture in info.get('images', (info, ))]
-    # Folders are listed once: asking for each of 118,000 files takes minutes on slow storage.
-    listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-              for folder in {path.parent for path in paths}}
-    missing = [path for path in paths if path.name not in listed[path.parent]]
+    absent = not_there(paths)
+    missing = [path for path in paths if path in absent]
     if not missing:
         return
     text = (f'{loader}: {len(missing):,} of {len(paths):,} pictures of '
             f'{str(dataset.ann_file)!r} are not there: '
             f'{few((repr(str(p)) for p in missing), NAMED)}')
-    if len(missing) > most_missing:
-        raise InputError(f'{text}. Bring them, take them out of the file, or leave up to N '
-                         'pictures out with default_hooks.samples.max_skips=N')
-    print_log(text, 'current', level=logging.WARNING)
+    refuse(text, 'Bring them, or take them out of the file', loader, len(missing), most_missing,
+           'pictures')

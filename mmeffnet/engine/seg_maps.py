@@ -1,13 +1,11 @@
 """Maps of segmentation data: whether a sample's fits its picture and has labels of the classes."""
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmengine.logging import print_log
 
-from mmeffnet.errors import InputError
+from mmeffnet.engine.missing import not_there, refuse
 from mmeffnet.weights.translate import few
 
 NAMED = 5  # files in a message
@@ -75,8 +73,8 @@ def _size(shape) -> str:
 def labels_of(dataset, users) -> Labels | None:
     """What the maps of a data set of mmseg may have; None for other data, and without classes.
 
-    users: gives losses, heads or metrics, of which some say by ``ignore_index`` what they ignore; where
-    none does it is what the data set says.
+    users: gives losses, heads or metrics, of which some say by ``ignore_index`` what they ignore;
+    where none does it is what the data set says.
     """
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     # Maps of mmdet's data sets have other labels than its boxes, and more of them.
@@ -103,18 +101,11 @@ def check_files(dataset, loader: str, most_missing: int = 0) -> None:
     infos = (dataset.get_data_info(i) for i in range(len(dataset)))
     samples = [[Path(info[key]) for key in ('img_path', 'seg_map_path')
                 if info.get(key) and '://' not in info[key]] for info in infos]
-    # Folders are listed once: asking for each file takes minutes on slow storage.
-    listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-              for folder in {path.parent for paths in samples for path in paths}}
-    missing = [[path for path in paths if path.name not in listed[path.parent]]
-               for paths in samples]
-    lacking = [paths for paths in missing if paths]
+    absent = not_there({path for paths in samples for path in paths})
+    lacking = [missing for paths in samples if (missing := [p for p in paths if p in absent])]
     if not lacking:
         return
     text = (f'{loader}: {len(lacking):,} of {len(samples):,} samples lack their picture or map: '
             f'{few((repr(str(path)) for paths in lacking for path in paths), NAMED)}')
-    if len(lacking) > most_missing:
-        raise InputError(f'{text}. Bring them, or take their samples out' + (
-            ', or leave up to N samples out with default_hooks.samples.max_skips=N'
-            if loader == 'train_dataloader' else ''))  # the training alone leaves any out
-    print_log(text, 'current', level=logging.WARNING)
+    refuse(text, 'Bring them, or take their samples out', loader, len(lacking), most_missing,
+           'samples')

@@ -81,7 +81,8 @@ def test_a_class_that_the_file_does_not_have_is_named(coco):
 def test_classes_in_another_order_than_the_file_are_refused(coco):
     """mmdet numbers by the file and names by the config: every name would be wrong."""
     folder = coco()
-    with pytest.raises(InputError, match=r"another order .*classes=\('square', 'circle'\)"):
+    with pytest.raises(InputError, match=r"another order .*set metainfo\.classes="
+                       r"\('square', 'circle'\) for all data sets of the run"):
         check(folder, classes=('circle', 'square'))
 
 

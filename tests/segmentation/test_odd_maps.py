@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
 from mmseg.datasets import BaseSegDataset  # noqa: E402
 
-from mmeffnet.engine.data_checks import check_dataset, no_sample, where_to_look  # noqa: E402
+from mmeffnet.engine.data_checks import build_problem, check_dataset  # noqa: E402
 from mmeffnet.engine.samples import SampleError, SamplesHook  # noqa: E402
 from mmeffnet.errors import InputError  # noqa: E402
 
@@ -170,10 +170,9 @@ def test_where_no_picture_is_found_folder_and_suffix_are_named(options, suffix, 
             path.unlink()
     with pytest.raises(ValueError, match='need at least one array') as error:
         dataset(folder, **options)
-    assert no_sample(error.value)
-    cfg = Config(dict(loader=dict(dataset=dict(
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(
         type='BaseSegDataset', data_root=str(folder), data_prefix=dict(
             img_path='images', seg_map_path='maps'), **options))))
-    assert where_to_look(cfg, 'loader') == (
-        f"no picture is left; look at loader.dataset.img_suffix{suffix} and data_prefix.img_path, "
-        f"which is '{folder}/images'")
+    assert build_problem(error.value, cfg, 'train') == (
+        'train_dataloader: no picture is left; look at train_dataloader.dataset.img_suffix'
+        f"{suffix} and data_prefix.img_path, which is '{folder}/images'")
