@@ -32,9 +32,11 @@ class Bfloat16OptimWrapper(OptimWrapper):
 def lacks_bfloat16(module: nn.Module) -> bool:
     """Whether a module calls operators that mmcv compiles for float32 and float16 alone.
 
-    These are mmcv's own layers, such as RoIAlign, and mmdet's FocalLoss on CUDA.
+    These are mmcv's own layers, such as RoIAlign, mmdet's FocalLoss on CUDA, and its extractors of
+    regions, which gather what RoIAlign gives into a tensor of their input's type.
     """
-    return any(kind.__module__.startswith('mmcv.ops.') or kind.__name__ == 'FocalLoss'
+    return any(kind.__module__.startswith('mmcv.ops.')
+               or kind.__name__ in ('FocalLoss', 'BaseRoIExtractor')
                for kind in type(module).__mro__)
 
 

@@ -58,8 +58,8 @@ def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None
     datasets: by their dataloader. Names that differ otherwise may be other spellings: one line
     warns of them, but for names to show that have none in common with the folders or names of the
     other, as in another language.
-    Raises InputError naming both dataloaders and the first label that is called otherwise, or
-    what is done to label 0 in one of two data sets of segmentation.
+    Another line warns where one of two data sets of segmentation leaves label 0 out.
+    Raises InputError naming both dataloaders and the first label that is called otherwise.
     """
     found = [(loader, part) for loader, dataset in datasets.items()
              for part in parts_of(dataset)] if _has_classes(model) else []
@@ -85,11 +85,17 @@ def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None
 
 
 def _check_zero_label(one: str, first, other: str, second) -> None:
-    """Of data sets of one kind both leave label 0 out, or none does: it shifts all others."""
+    """Data sets of one kind both leave label 0 out, or none does: it shifts all others.
+
+    Unless their maps are numbered so, which nothing says; a test set may have none.
+    """
     a, b = (getattr(part, 'reduce_zero_label', None) for part in (first, second))
-    if type(first) is type(second) and a != b:
-        raise InputError(f'{other}.dataset.reduce_zero_label={b} and {one}.dataset has {a}, so '
-                         'that their labels mean different classes: give both the same')
+    maps = all((getattr(part, 'data_prefix', None) or {}).get('seg_map_path')
+               for part in (first, second))
+    if type(first) is type(second) and maps and a != b:
+        _warn(f'{other}.dataset.reduce_zero_label={b} and {one}.dataset has {a}: unless the maps '
+              'of one are numbered from 1 and those of the other from 0, their labels mean '
+              'different classes')
 
 
 def warn_of_names(dataset, loader: str, model: nn.Module, trained: Sequence[str], source) -> None:

@@ -9,7 +9,7 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
-from mmeffnet.engine.coco_content import CocoContent, read_coco
+from mmeffnet.engine.coco_content import FLAT, CocoContent, read_coco
 from mmeffnet.engine.missing import not_there, refuse
 from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
@@ -111,7 +111,8 @@ def _check_used(content: CocoContent, classes: Sequence[str], loader: str, where
     total, lost = int(counted.sum()), sum(map(len, unused.values()))
     told = [f'{reason} ({len(places):,}), such as {content.shown(places[0])}'
             for reason, places in unused.items()]
-    if lost and lost == total:
+    # Scores are counted with such an area as with any other.
+    if lost and lost == total and (loader == 'train_dataloader' or FLAT not in unused):
         raise InputError(f'{loader}: all {total:,} annotations of its classes in {where} are left '
                          f'out, for {", and ".join(told)}: a box is x, y, width and height in '
                          'pixels of the picture that image_id names')
@@ -127,8 +128,9 @@ def _check_masks(dataset, content: CocoContent, loader: str, most_missing: int) 
     if content.panoptic or not any(getattr(step, 'with_mask', False)
                                    and hasattr(step, '_load_masks') for step in steps):
         return
+    used = {dataset.get_data_info(i).get('img_id') for i in range(len(dataset))}
     lacking = [i for i in np.flatnonzero(content.used(dataset.metainfo['classes']))
-               if not content.objects[i].get('segmentation')]
+               if not content.objects[i].get('segmentation') and content.pictures[i] in used]
     if not lacking:
         return
     pictures = {content.pictures[i] for i in lacking}

@@ -25,7 +25,8 @@ RULES = {'id': NAME, 'image_id': NAME, 'category_id': NAME, 'name': NAME,
          'bbox': _Rule(frozenset({list}), '4 finite numbers (x, y, width, height)')}
 # Without these mmdet, or pycocotools' index of a file, ends in a KeyError.
 NEEDED = {'categories': ('id', 'name'), 'images': ('id', 'file_name', 'width', 'height'),
-          'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area')}
+          'annotations': ('id', 'image_id', 'category_id')}
+READ = ('bbox', 'area')  # of annotations that are not to be ignored, of a picture of the file
 # Of panoptic data, where an annotation is a picture and its segments are the objects.
 PANOPTIC = {**NEEDED, 'categories': ('id', 'name', 'isthing'),
             'annotations': ('image_id', 'segments_info')}
@@ -33,7 +34,8 @@ SEGMENT = ('id', 'category_id', 'bbox', 'area')
 OTHERWISE = {'file_name': 'coco_url'}  # LVIS names its pictures so
 # Why mmdet passes over objects of known classes.
 NO_PICTURE = 'their image_id is no picture of the file'
-TINY = 'their box is less than a pixel wide or high, or they have no area'
+TINY = 'their box is less than a pixel wide or high'
+FLAT = 'their area is not above 0'
 OUTSIDE = 'their box lies outside its picture'
 SHOWN = 60  # letters of a wrong value
 
@@ -55,15 +57,17 @@ class CocoContent:
         sizes = {image['id']: (image['width'], image['height']) for image in self.images}
         nowhere = (np.nan, np.nan)
         width, height = np.array([sizes.get(i, nowhere) for i in self.pictures], float).T
-        x, y, w, h = np.array([item['bbox'] for item in self.objects], float).T
-        area = np.array([item['area'] for item in self.objects], float)
         unknown = np.isnan(width)
-        tiny = ~unknown & ((w < 1) | (h < 1) | (area <= 0))
-        found = {NO_PICTURE: unknown, TINY: tiny}
+        read = [(item['bbox'], item['area']) if known and not item.get('ignore')
+                else (4 * nowhere[:1], np.nan) for item, known in zip(self.objects, ~unknown)]
+        x, y, w, h = np.array([box for box, _ in read], float).T
+        tiny = (w < 1) | (h < 1)
+        flat = ~tiny & (np.array([area for _, area in read], float) <= 0)
+        found = {NO_PICTURE: unknown, TINY: tiny, FLAT: flat}
         if not self.panoptic:  # segments are taken wherever their boxes are
             across = np.minimum(x + w, width) - np.maximum(x, 0)
             down = np.minimum(y + h, height) - np.maximum(y, 0)
-            found[OUTSIDE] = ~unknown & ~tiny & ((across <= 0) | (down <= 0))
+            found[OUTSIDE] = ~tiny & ~flat & ((across <= 0) | (down <= 0))
         return found
 
     def used(self, classes: Sequence[str]) -> np.ndarray:
@@ -74,7 +78,7 @@ class CocoContent:
     def shown(self, number: int) -> str:
         """An object with its place, picture and box, for a message."""
         return (f'{self.place(number)} of image_id={self.pictures[number]!r} with '
-                f'bbox={self.objects[number]["bbox"]}')
+                f'bbox={self.objects[number].get("bbox")}')
 
     def counted(self, classes: Sequence[str]) -> np.ndarray:
         """Whether each object is of a class and not marked as one to ignore."""
@@ -116,9 +120,15 @@ def read_coco(ann_file, loader: str) -> CocoContent:
         place = numbers.__getitem__
         _check_entries(objects, SEGMENT, place, where)
     else:
-        pictures = [item['image_id'] for item in annotations]
+        pictures, known = [item['image_id'] for item in annotations], {
+            image['id'] for image in parts['images']}
+        read = [i for i, item in enumerate(annotations)
+                if item['image_id'] in known and not item.get('ignore')]
+        _check_entries([annotations[i] for i in read], READ, lambda i: place(read[i]), where)
     for name in ('categories', 'images'):
         for first, second in _twice(parts[name], 'id'):
+            if name == 'images' and parts[name][first] == parts[name][second]:
+                continue
             raise InputError(f'{where}: {name}[{second}].id={parts[name][second]["id"]!r} is that '
                              f'of {name}[{first}] too, and one of them would be lost: give each '
                              'its own')

@@ -28,14 +28,14 @@ def check_evaluator(cfg: Config, stage: str, evaluator, dataset, model: nn.Modul
     Raises InputError naming both files, the annotation or the field.
     """
     check_windows(model)
-    for field, settings, metric in _metrics(cfg, stage, evaluator.metrics):
+    for field, settings, metric in _metrics(cfg, stage, getattr(evaluator, 'metrics', ())):
         # mmdet's hold their file by pycocotools, or by the library of LVIS.
         coco, lvis = (getattr(metric, name, None) for name in ('_coco_api', '_lvis_api'))
-        api = coco or lvis
-        kinds = [kind.__name__ for kind in type(metric).__mro__]
-        for argument, known in (KNOWN[kind] for kind in kinds if kind in KNOWN):
-            _check_known(f'{field}.{argument}', metric.metrics, known)
-        masks = hasattr(metric, 'proposal_nums') and 'segm' in metric.metrics
+        api, wanted = coco or lvis, getattr(metric, 'metrics', ())
+        if type(metric).__name__ in KNOWN:  # a class that is derived from it may know more
+            argument, known = KNOWN[type(metric).__name__]
+            _check_known(f'{field}.{argument}', wanted, known)
+        masks = hasattr(metric, 'proposal_nums') and 'segm' in wanted
         if masks and predicts_boxes_alone(model):
             raise InputError(f"{field}.metric has 'segm', which compares masks, and "
                              f"{type(model).__name__} predicts boxes alone: set {field}.metric="
@@ -47,14 +47,15 @@ def check_evaluator(cfg: Config, stage: str, evaluator, dataset, model: nn.Modul
         if metric.format_only:  # nothing is compared with the annotations
             continue
         annotations = api.dataset.get('annotations') or ()
+        counted = _of_classes(annotations, api, dataset)
         if not annotations:
             raise InputError(f'{where} has no annotations, and every score would be -1: name a '
                              f'file that has them, or set {field}.format_only=True with an '
                              'outfile_prefix to write the predictions alone')
         if coco:
-            _check_key('iscrowd', annotations, where, 'add it, 0 for a single object')
+            _check_key('iscrowd', counted, where, 'add it, 0 for a single object')
         if masks:
-            _check_key('segmentation', annotations, where, 'add its polygons')
+            _check_key('segmentation', counted, where, 'add its polygons')
 
 
 def evaluator_problem(cfg: Config, stage: str, error: Exception) -> str | None:
@@ -88,7 +89,7 @@ def _metrics(cfg: Config, stage: str, built: Sequence | None = None) -> Iterator
         fields = [(f'{field}.{i}', settings) for i, settings in enumerate(given)]
     else:
         fields = [(field, given)]
-    for (name, settings), metric in zip(fields, built or [None] * len(fields)):
+    for (name, settings), metric in zip(fields, [None] * len(fields) if built is None else built):
         yield name, settings if isinstance(settings, Mapping) else {}, metric
 
 
@@ -101,14 +102,18 @@ def _check_known(field: str, given, known: Sequence[str]) -> None:
 
 def _check_same_pictures(api, ann_file, field: str, dataset, loader: str) -> None:
     """Refuse a file whose pictures are neither those of one data set nor those of all."""
-    files = [part.ann_file for part in parts_of(dataset)
+    parts = [part for part in parts_of(dataset)
              if hasattr(part, 'cat_ids') and Path(part.ann_file).is_file()]
+    files = [part.ann_file for part in parts]
     if not files or (ann_file and Path(ann_file).resolve() in {
             Path(path).resolve() for path in files}):
         return
     seen = [_pictures(read_coco(path, loader).images) for path in files]
     own = _pictures(api.imgs.values())
-    if own in seen or own == set().union(*seen):
+    # A data set may be cut by its indices, and the file with it.
+    infos = (part.get_data_info(i) for part in parts for i in range(len(part)))
+    cut = {(info.get('img_id'), Path(info.get('img_path', '')).stem) for info in infos}
+    if own in (*seen, cut) or own == set().union(*seen):
         return
     others = set().union(*seen)
     only = [f'{len(some):,} only in {name}, such as ' + few(
@@ -127,11 +132,22 @@ def _pictures(images) -> set[tuple]:
             for image, name in zip(images, names)}
 
 
-def _check_key(key: str, annotations: Sequence[dict], where: str, way_out: str) -> None:
+def _of_classes(annotations: Sequence[dict], api, dataset) -> list[tuple[int, dict]]:
+    """The annotations that are counted, with their numbers: others may lack anything."""
+    classes = {name for part in parts_of(dataset)
+               for name in (getattr(part, 'metainfo', None) or {}).get('classes') or ()}
+    numbers = {item['id'] for item in api.dataset.get('categories') or ()
+               if not classes or item.get('name') in classes}
+    return [(i, item) for i, item in enumerate(annotations)
+            if 'segments_info' in item or item.get('category_id') in numbers]
+
+
+def _check_key(key: str, annotations: Sequence[tuple[int, dict]], where: str, way_out: str
+               ) -> None:
     """Refuse the first annotation, or segment of panoptic data, without a key."""
     lacking = chain.from_iterable(
         (f'annotations[{i}]{inner}' for inner, entry in _entries(item) if key not in entry)
-        for i, item in enumerate(annotations))
+        for i, item in annotations)
     place = next(lacking, None)
     if place:
         raise InputError(f'{where}: {place} has no {key!r}, which is needed to evaluate: '

@@ -11,9 +11,13 @@ from mmeffnet.errors import InputError
 def not_there(paths: Collection[Path]) -> set[Path]:
     """The files that are missing. Folders are listed once: asking for each of 118,000 files takes
     minutes on slow storage."""
-    listed = {folder: {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-              for folder in {path.parent for path in paths}}
-    return {path for path in paths if path.name not in listed[path.parent]}
+    found = set()
+    for folder in {path.parent for path in paths}:
+        try:
+            found.update(folder.iterdir() if folder.is_dir() else ())
+        except PermissionError:  # it may be entered and not be listed
+            found.update(path for path in paths if path.parent == folder and path.is_file())
+    return {*paths} - found
 
 
 def refuse(text: str, way_out: str, loader: str, lacking: int, most: int, what: str) -> None:

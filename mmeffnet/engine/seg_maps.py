@@ -49,13 +49,14 @@ class Labels(NamedTuple):
             self._check_labels(labels, name)
 
     def _check_labels(self, labels: torch.Tensor, name: str) -> None:
-        wrong = (labels < 0) | (labels >= self.classes)
+        most = max(self.classes, 2) - 1  # a single class has a background beside it
+        wrong = (labels < 0) | (labels > most)
         for ignored in self.ignored:
             wrong &= labels != ignored
         if wrong.any():
             besides = ''.join(f', or are {number}, which is ignored' for number in self.ignored)
             raise MapError(f'{name} has label {int(labels[wrong][0])}: with {self.classes} classes '
-                           f'labels run from 0 to {self.classes - 1}{besides}')
+                           f'labels run from 0 to {most}{besides}')
 
 
 def _samples(packed) -> Iterator[tuple]:
@@ -107,5 +108,7 @@ def check_files(dataset, loader: str, most_missing: int = 0) -> None:
         return
     text = (f'{loader}: {len(lacking):,} of {len(samples):,} samples lack their picture or map: '
             f'{few((repr(str(path)) for paths in lacking for path in paths), NAMED)}')
+    if any(getattr(step, 'ignore_empty', False) for step in steps):  # another is taken then
+        most_missing = len(samples)
     refuse(text, 'Bring them, or take their samples out', loader, len(lacking), most_missing,
            'samples')

@@ -111,6 +111,9 @@ def _scratch() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix='mmeffnet-export-') as folder:
             yield Path(folder)
     except OSError as error:
+        file = error.filename
+        if isinstance(file, str) and not file.startswith(tempfile.tempdir or file):
+            raise  # of a file elsewhere
         place = f' {tempfile.tempdir!r}' if tempfile.tempdir else ''
         raise InputError(f'the temporary folder{place}, where a file is made first, cannot be '
                          f'written to: {error.strerror or error}: free space there, or name '

@@ -37,8 +37,12 @@ def weights_of(checkpoint) -> dict[str, torch.Tensor]:
 
 
 def _check_tensors(place: Mapping) -> None:
+    # What lies beside the layers of a network may be anything.
+    layers = {str(key).rpartition('.')[0] for key, value in place.items()
+              if isinstance(value, torch.Tensor)}
     for key, value in place.items():
-        if str(key).endswith(TENSORS) and not isinstance(value, torch.Tensor):
+        if (str(key).endswith(TENSORS) and value is not None and not isinstance(value, torch.Tensor)
+                and str(key).rpartition('.')[0] in layers):
             kind = f'{type(value).__module__}.{type(value).__qualname__}'
             raise InputError(f'{key} is no tensor but of {kind.removeprefix("builtins.")}: save '
                              'it as a tensor, as by torch.as_tensor(value)')

@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 need('mmdet', 'mmcv._ext')
 
 from mmdet.datasets import CocoDataset  # noqa: E402
-from mmdet.evaluation import CocoMetric  # noqa: E402
+from mmdet.evaluation import CocoMetric, VOCMetric  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.dataset import ConcatDataset  # noqa: E402
@@ -113,6 +113,30 @@ def test_annotations_that_pycocotools_cannot_count_with_are_named(coco):
                                           r"\[2\] has no 'iscrowd', .*: add it, 0 for")):
         check(ann_file=path)
     check(ann_file=path, format_only=True, outfile_prefix='out')
+
+
+def test_annotations_of_other_classes_may_lack_anything(coco):
+    def change(made):
+        made['categories'].append(dict(id=9, name='star'))
+        made['annotations'].append(dict(id=99, image_id=0, category_id=9, bbox=[0, 0, 9, 9],
+                                        area=81))
+    check(ann_file=coco(change))
+
+
+def test_a_file_may_be_cut_as_the_data_set_is(coco):
+    def change(made):
+        made['images'] = made['images'][:2]
+        made['annotations'] = made['annotations'][:1]
+    path, data = coco(change), dataset()
+    check(ann_file=path, data=data.get_subset([0, 1]))
+    with pytest.raises(InputError, match='2 images against 6'):
+        check(ann_file=path, data=data.get_subset([0, 2]))
+
+
+def test_metrics_without_a_list_of_what_they_count_are_left_alone(coco):
+    cfg = Config(dict(val_evaluator=dict(type='VOCMetric')))
+    for evaluator in (Evaluator([VOCMetric()]), SimpleNamespace()):
+        check_evaluator(cfg, 'val', evaluator, dataset(), nn.Module())
 
 
 def test_a_metric_without_annotations_is_refused(coco):

@@ -36,10 +36,10 @@ def coco(tmp_path):
 
 
 def check(folder, classes=('square', 'circle'), heads=None, most_missing=0, pipeline=(),
-          **filter_cfg):
+          indices=None, **filter_cfg):
     dataset = CocoDataset(ann_file=str(folder / 'boxes.json'), data_prefix=dict(img=str(folder)),
                           metainfo=dict(classes=classes), pipeline=list(pipeline),
-                          filter_cfg=filter_cfg)
+                          filter_cfg=filter_cfg, indices=indices)
     model = nn.Module()
     for name, number in (heads or {}).items():
         head = nn.Module()
@@ -381,10 +381,10 @@ def box(*numbers, **others):
 
 
 @pytest.mark.parametrize(('changed', 'words'), [
-    (box(5, 5, 0, 9), 'a pixel wide or high, or they have no area'),
-    (box(5, 5, 9, .5), 'a pixel wide or high, or they have no area'),
-    (box(30, 30, -9, -9), 'a pixel wide or high, or they have no area'),
-    (dict(area=0), 'a pixel wide or high, or they have no area'),
+    (box(5, 5, 0, 9), 'their box is less than a pixel wide or high'),
+    (box(5, 5, 9, .5), 'their box is less than a pixel wide or high'),
+    (box(30, 30, -9, -9), 'their box is less than a pixel wide or high'),
+    (dict(area=0), 'their area is not above 0'),
     (box(64, 5, 9, 9), 'their box lies outside its picture'),
     (box(5, -9, 9, 9), 'their box lies outside its picture'),
     (dict(image_id=99), 'their image_id is no picture of the file')])
@@ -397,8 +397,9 @@ def test_annotations_that_mmdet_leaves_out_are_counted(coco, said, changed, word
     assert sum(len(dataset.get_data_info(i)['instances']) for i in range(len(dataset))) == 4
 
 
-def test_nothing_is_said_of_annotations_that_are_used_or_marked(coco, said):
-    check(coco(lambda made: made['annotations'][0].update(box(0, 0, 0, 0, ignore=1))))
+@pytest.mark.parametrize('marked', [box(0, 0, 0, 0, ignore=1), dict(bbox=[], area='?', ignore=1)])
+def test_nothing_is_said_of_annotations_that_are_used_or_marked(coco, said, marked):
+    check(coco(lambda made: made['annotations'][0].update(marked)))
     assert not [line for line in said if 'left out' in line]
 
 
@@ -412,6 +413,23 @@ def test_annotations_that_are_all_left_out_are_refused(coco):
             r'for their box is less than a pixel .* \(5\), such as annotations\[0\] of image_id=0 '
             r'with bbox=\[0\.05.*in pixels of the picture')):
         check(coco(shares))
+
+
+def test_scores_are_counted_with_areas_of_0(coco, said):
+    folder = coco(lambda made: [item.update(area=0) for item in made['annotations']])
+    check_categories(folder / 'boxes.json', ('square', 'circle'), 'val_dataloader')
+    assert any('5 annotations' in line and 'their area is not above 0' in line for line in said)
+    with pytest.raises(InputError, match='all 5 annotations'):
+        check(folder)
+
+
+def test_a_picture_that_is_listed_twice_alike_is_one(coco):
+    check(coco(lambda made: made['images'].append(made['images'][2])))
+
+
+def test_annotations_of_no_picture_need_no_box(coco, said):
+    check(coco(lambda made: made['annotations'].append(dict(id=99, image_id=99, category_id=1))))
+    assert any('their image_id is no picture of the file (1)' in line for line in said)
 
 
 @pytest.mark.parametrize(('place', 'entry', 'words'), [
@@ -453,4 +471,5 @@ def test_an_object_without_a_mask_is_named_where_masks_are_loaded(coco, said, wi
     with pytest.raises(InputError, match='2 annotations'):
         check(folder, pipeline=MASKS, most_missing=1)
     check(folder, pipeline=MASKS, most_missing=2)
+    check(folder, pipeline=MASKS, indices=[0, 3])  # their pictures are left out
     assert [line for line in said if "have no 'segmentation'" in line]

@@ -31,6 +31,13 @@ def test_a_metric_that_mmseg_does_not_know_is_named(known):
             check(iou_metrics=given)
 
 
+def test_a_metric_that_is_made_of_mmsegs_may_know_more():
+    class More(IoUMetric):
+        pass
+    cfg = Config(dict(val_evaluator=dict(type='More', iou_metrics=['boundary'])))
+    check_evaluator(cfg, 'val', Evaluator([More(iou_metrics=['boundary'])]), None, nn.Module())
+
+
 @pytest.mark.parametrize(('settings', 'missing'), [
     (dict(mode='whole'), None), (dict(mode='slide', crop_size=(9, 9), stride=(5, 5)), None),
     (dict(mode='slide', crop_size=(9, 9)), 'stride'), (dict(mode='slide'), 'crop_size'),

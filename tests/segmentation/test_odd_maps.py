@@ -47,9 +47,9 @@ def maps(tmp_path):
     return write
 
 
-def dataset(folder, pipeline=TRAIN, **options):
+def dataset(folder, pipeline=TRAIN, classes=CLASSES, **options):
     init_default_scope('mmseg')
-    return BaseSegDataset(data_root=str(folder), pipeline=pipeline, metainfo=dict(classes=CLASSES),
+    return BaseSegDataset(data_root=str(folder), pipeline=pipeline, metainfo=dict(classes=classes),
                           data_prefix=dict(img_path='images', seg_map_path='maps'), **options)
 
 
@@ -122,6 +122,21 @@ def test_what_is_ignored_is_said_by_those_who_ignore_it(stage, pipeline, ignored
     else:
         with pytest.raises(SampleError, match='has label 7'):
             data[1]
+
+
+def test_a_single_class_has_a_background(maps):
+    """As mmseg's sigmoid over one channel takes it."""
+    data = guarded(dataset(maps(lambda made: made % 2), classes=('lesion', )), 'train')
+    assert set(data[1]['data_samples'].gt_sem_seg.data.unique().tolist()) <= {0, 1, 255}
+
+
+def test_pictures_that_are_exchanged_where_they_are_missing_are_told(maps, said):
+    folder = maps()
+    (folder / 'images/1.jpg').rename(folder / 'images/2.jpg')
+    (folder / 'list.txt').write_text('0\n1\n')
+    steps = [dict(type='LoadImageFromFile', ignore_empty=True), *TRAIN[1:]]
+    check_dataset(dataset(folder, steps, ann_file='list.txt'), nn.Module(), 'train_dataloader')
+    assert len(said) == 1
 
 
 def test_classes_that_are_not_known_are_not_compared(maps):

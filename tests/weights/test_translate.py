@@ -50,12 +50,17 @@ def test_the_entry_that_holds_tensors_is_named(nested, place):
 
 
 @pytest.mark.parametrize(('value', 'kind'), [
-    (np.ones(2), 'numpy.ndarray'), (None, 'NoneType'), ([1.], 'list')], ids=['np', 'none', 'list'])
+    (np.ones(2), 'numpy.ndarray'), ([1.], 'list')], ids=['np', 'list'])
 def test_what_stands_in_the_place_of_a_tensor_is_named(value, kind):
-    state = {'conv.weight': torch.ones(1), 'bn.running_mean': value, 'epoch': 3}
-    for checkpoint in (state, dict(state_dict=state), {'bn.running_mean': value}):
+    state = {'bn.weight': torch.ones(1), 'bn.running_mean': value, 'epoch': 3}
+    for checkpoint in (state, dict(state_dict=state)):
         with pytest.raises(InputError, match=f'^bn.running_mean is no tensor but of {kind}: save'):
             weights_of(checkpoint)
+
+
+def test_what_is_no_tensor_beside_the_layers_is_left_alone():
+    state = {'conv.weight': torch.ones(1)}
+    assert weights_of({**state, 'conv.bias': None, 'loss.weight': [1.], 'lr.bias': 3}) == state
 
 
 @pytest.mark.parametrize('layout', ['mmeffnet', 'timm', 'lukemelas'])
