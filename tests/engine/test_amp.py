@@ -101,6 +101,19 @@ def test_a_test_in_mixed_precision_computes_them_in_float32_too(tiny_config, tmp
     assert 'accuracy/top1' in capfd.readouterr().out
 
 
+def test_regions_of_a_detector_are_extracted_in_float32():
+    """mmdet gathers what RoIAlign gives, float32, into a tensor of its input's type."""
+    compiled_operators()
+    extractor = pytest.importorskip('mmdet.models', reason='needs mmdet').SingleRoIExtractor(
+        dict(type='RoIAlign', output_size=2), 3, [4, 8])
+    amp.keep_in_float32(extractor)
+    maps = [torch.ones(1, 3, side, side, dtype=torch.bfloat16) for side in (16, 8)]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = extractor(maps, torch.tensor([[0., 1., 1., 50., 50.]]))
+    assert found.dtype == torch.float32
+    assert found.eq(1).all()
+
+
 def test_boxes_of_a_detector_are_found_in_float32():
     """mmcv's nms is a function that lacks bfloat16 on a CPU, and in it boxes would be rounded."""
     compiled_operators()
