@@ -58,8 +58,26 @@ def check_categories(ann_file, classes: Sequence[str], loader: str,
                          f'with a name in each line: write classes=({classes!r}, )')
     where, classes = repr(str(ann_file)), tuple(classes)
     content = read_coco(ann_file, loader)
-    categories = content.categories
-    times, wanted = Counter(categories.values()), {*classes}
+    _check_names(content.categories, classes, loader, where, cat_ids)
+    if content.panoptic:
+        _check_segments(content, classes, loader, where, cat_ids is not None)
+    wanted = {*classes}
+    lost = Counter(item['category_id'] for item in content.objects
+                   if content.categories.get(item['category_id']) not in wanted)
+    if lost:
+        names = (f'{content.categories.get(number, number)!r} ({count:,})'
+                 for number, count in lost.most_common())
+        print_log(f'{loader}: {sum(lost.values()):,} annotations in {where} are left out, for '
+                  f'their category is no class of the data set: {few(names, NAMED)}', 'current',
+                  level=logging.WARNING)
+    _check_used(content, classes, loader, where)
+    return content
+
+
+def _check_names(categories: dict, classes: Sequence[str], loader: str, where: str,
+                 cat_ids) -> None:
+    """Refuse classes that are no categories, are several, or lie in another order."""
+    times = Counter(categories.values())
     missing = [name for name in classes if name not in times]
     if missing:
         raise InputError(
@@ -80,27 +98,24 @@ def check_categories(ann_file, classes: Sequence[str], loader: str,
             f'set, and boxes would get wrong names: put its categories into the order {classes!r} '
             '(annotations name their ids, and stay as they are), or set metainfo.classes='
             f'{ordered!r} for all data sets of the run')
-    numbers = [item['category_id'] for item in content.objects]
-    if content.panoptic:  # mmdet leaves no segment out, and ends in a KeyError
-        known = {number for number, name in categories.items()
-                 if cat_ids is not None or name in wanted}
-        place = next((i for i, number in enumerate(numbers) if number not in known), None)
-        if place is not None:
-            number = numbers[place]
+
+
+def _check_segments(content: CocoContent, classes: Sequence[str], loader: str, where: str,
+                    built: bool) -> None:
+    """Refuse a segment whose category mmdet does not know: it ends in a KeyError there.
+
+    built: whether mmdet has taken the file, so that any of its categories is known to it.
+    """
+    categories = content.categories
+    known = {number for number, name in categories.items() if built or name in classes}
+    for i, segment in enumerate(content.objects):
+        number = segment['category_id']
+        if number not in known:
             whose = (f'is {categories[number]!r}, no class of the data set' if number in categories
                      else 'is no category of the file')
-            raise InputError(f'{loader}: {where}: {content.place(place)}.category_id={number!r} '
+            raise InputError(f'{loader}: {where}: {content.place(i)}.category_id={number!r} '
                              f'{whose}, and mmdet leaves no segment out: add it there, or take '
                              'the segment out')
-    lost = Counter(number for number in numbers if categories.get(number) not in wanted)
-    if lost:
-        names = (f'{categories.get(number, number)!r} ({count:,})'
-                 for number, count in lost.most_common())
-        print_log(f'{loader}: {sum(lost.values()):,} annotations in {where} are left out, for '
-                  f'their category is no class of the data set: {few(names, NAMED)}', 'current',
-                  level=logging.WARNING)
-    _check_used(content, classes, loader, where)
-    return content
 
 
 def _check_used(content: CocoContent, classes: Sequence[str], loader: str, where: str) -> None:
