@@ -7,14 +7,17 @@ from PIL import Image
 # Height and width, and boxes, one of them hanging over the border and one around everything.
 PICTURES = [((64, 64), [[5, 5, 30, 30]]), ((40, 90), []), ((90, 33), [[-4, 60, 20, 50]]),
             ((1, 1), []), ((70, 70), [[0, 0, 70, 70], [69, 69, 1, 1]]), ((1, 1), [[0, 0, 1, 1]])]
-CONFIG = '''
+# Of small detectors: the backbone, with maps of 8 and 16 channels at strides 4 and 8.
+BACKBONE = '''
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-model = dict(
-    backbone=dict(_delete_=True, type='mmeffnet.EfficientNet', out_indices=(1, 2),
-                  arch=dict(stem=8, head=16, stages=dict(
-                      a=dict(block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1),
-                      b=dict(block='mbconv', kernel=3, stride=2, expand=2, channels=16,
-                             repeats=1)))),
+model = dict(backbone=dict(
+    _delete_=True, type='mmeffnet.EfficientNet', out_indices=(1, 2),
+    arch=dict(stem=8, head=16, stages=dict(
+        a=dict(block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1),
+        b=dict(block='mbconv', kernel=3, stride=2, expand=2, channels=16, repeats=1)))))
+'''
+CONFIG = BACKBONE + '''
+model.update(
     neck=dict(in_channels=[8, 16], out_channels=16, start_level=0, num_outs=3),
     bbox_head=dict(num_classes=2, in_channels=16, feat_channels=16, stacked_convs=1,
                    anchor_generator=dict(strides=[4, 8, 16])),

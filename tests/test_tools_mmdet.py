@@ -8,19 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from coco_files import BACKBONE
 from conftest import run_tool
 
 pytestmark = pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
 
-CONFIG = '''
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-model = dict(
+CONFIG = BACKBONE + '''
+model.update(
     data_preprocessor=dict(pad_size_divisor=32),
-    backbone=dict(_delete_=True, type='mmeffnet.EfficientNet', out_indices=(1, 2),
-                  arch=dict(stem=8, head=16, stages=dict(
-                      a=dict(block='fused', kernel=3, stride=2, expand=2, channels=8, repeats=1),
-                      b=dict(block='mbconv', kernel=3, stride=2, expand=2, channels=16,
-                             repeats=1)))),
     neck=dict(in_channels=[8, 16], out_channels=16, start_level=0, num_outs=5),
     bbox_head=dict(num_classes=1, in_channels=16, feat_channels=16, stacked_convs=1,
                    anchor_generator=dict(strides=[4, 8, 16, 32, 64])),

@@ -155,7 +155,10 @@ def test_pictures_of_lvis_have_an_address_for_a_name(coco):
     def change(made):
         for image in made['images']:
             image['coco_url'] = f'http://there/{image.pop("file_name")}'
-    check_categories(coco(change) / 'boxes.json', ('square', 'circle'), 'train_dataloader')
+    content = check_categories(coco(change) / 'boxes.json', ('square', 'circle'),
+                               'train_dataloader')
+    assert content.images[3]['coco_url'] == 'http://there/3.png'
+    assert content.used(('square', 'circle')).sum() == 5
 
 
 @pytest.mark.parametrize('key', ['id', 'category_id', 'bbox', 'area'])
@@ -424,7 +427,8 @@ def test_scores_are_counted_with_areas_of_0(coco, said):
 
 
 def test_a_picture_that_is_listed_twice_alike_is_one(coco):
-    check(coco(lambda made: made['images'].append(made['images'][2])))
+    dataset = check(coco(lambda made: made['images'].append(made['images'][2])))
+    assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == [*range(6)]
 
 
 def test_annotations_of_no_picture_need_no_box(coco, said):
@@ -447,7 +451,7 @@ def test_what_occurs_twice_is_refused(coco, place, entry, words):
 def test_a_name_that_occurs_twice_matters_to_its_class_alone(coco):
     folder = coco(lambda made: made['categories'].extend(
         [dict(id=8, name='star'), dict(id=9, name='star')]))
-    check(folder)
+    assert check(folder).cat_ids == [1, 5]
 
 
 MASKS = [dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)]

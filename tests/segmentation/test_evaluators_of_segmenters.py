@@ -35,7 +35,11 @@ def test_a_metric_that_is_made_of_mmsegs_may_know_more():
     class More(IoUMetric):
         pass
     cfg = Config(dict(val_evaluator=dict(type='More', iou_metrics=['boundary'])))
-    check_evaluator(cfg, 'val', Evaluator([More(iou_metrics=['boundary'])]), None, nn.Module())
+    for kind, refused in ((More, nullcontext()), (IoUMetric, pytest.raises(InputError))):
+        evaluator = Evaluator([kind(iou_metrics=['boundary'])])
+        with refused as found:
+            check_evaluator(cfg, 'val', evaluator, None, nn.Module())
+        assert (found is None) is (kind is More)
 
 
 @pytest.mark.parametrize(('settings', 'missing'), [

@@ -171,10 +171,13 @@ def test_a_picture_that_a_list_names_is_looked_for_too(maps):
 
 @pytest.mark.parametrize('options', [
     dict(pipeline=[LOAD[0], dict(type='PackSegInputs')]), dict(backend_args=dict(backend='local'))])
-def test_maps_that_nothing_reads_or_that_are_elsewhere_are_not_looked_for(options, maps):
+def test_maps_that_nothing_reads_or_that_are_elsewhere_are_not_looked_for(options, maps, said):
     folder = maps()
     (folder / 'maps/1.png').unlink()
-    check_dataset(dataset(folder, **options), nn.Module(), 'train_dataloader')
+    with pytest.raises(InputError, match='1 of 2 samples lack'):
+        check_dataset(dataset(folder), nn.Module(), 'train_dataloader')
+    check_dataset(dataset(folder, **options), nn.Module(), 'train_dataloader', most_missing=2)
+    assert said == []  # they would be told
 
 
 @pytest.mark.parametrize(('options', 'suffix'), [(dict(img_suffix='.jpeg'), "='.jpeg'"), ({}, '')])
