@@ -87,8 +87,8 @@ OPTIMIZERS = _child(root.OPTIMIZERS, 'mmeffnet.optim')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmeffnet.optim')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmeffnet.engine.amp')
 HOOKS = _child(root.HOOKS, *(f'mmeffnet.engine.{name}' for name in (
-    'checkpoint', 'accumulation', 'state', 'saving', 'samples', 'guards', 'recipe', 'non_finite',
-    'pictures', 'sheets', 'progress')))
+    'checkpoint', 'accumulation', 'state', 'plain', 'saving', 'samples', 'guards', 'recipe',
+    'non_finite', 'pictures', 'sheets', 'progress')))
 LOOPS = _child(root.LOOPS, 'mmeffnet.engine.loop')
 DATASETS = _child(root.DATASETS, 'mmeffnet.datasets')
 DATA_SAMPLERS = _child(root.DATA_SAMPLERS, 'mmeffnet.datasets.shard_sampler')

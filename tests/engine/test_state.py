@@ -15,13 +15,8 @@ from two_processes import free_port
 
 from mmeffnet.datasets.shard_sampler import ShardSampler
 from mmeffnet.engine.parallel import HostDataParallel
-from mmeffnet.engine.state import (
-    ExactResumeHook,
-    PlainCheckpointHook,
-    plain,
-    random_state,
-    set_random_state,
-)
+from mmeffnet.engine.plain import PlainCheckpointHook, plain
+from mmeffnet.engine.state import ExactResumeHook, random_state, set_random_state
 from mmeffnet.weights.files import read_checkpoint
 
 
