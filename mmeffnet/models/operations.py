@@ -6,6 +6,8 @@ given.
 """
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
@@ -16,6 +18,7 @@ from mmeffnet.models.direct import (
     CONVOLUTIONS,
     DENSE,
     IN_PLACE,
+    ONE,
     fine_bias,
     is_product,
     most_at_once,
@@ -25,28 +28,40 @@ from mmeffnet.models.direct import (
 from mmeffnet.models.layers import Conv2dSame, conv2d, dropped
 from mmeffnet.models.packing import BARE, FUSED, packed, packed_conv2d, packs
 from mmeffnet.models.recompute import LeanConvModule
+from mmeffnet.models.turned import turn, turned_padding
 
 
 class UnplannedError(Exception):
     """A layer that has to be run as the module it is."""
 
 
-def planned(module: nn.Module, x: torch.Tensor, weights: dict):
+class Making(NamedTuple):
+    """What the functions of a network have in common.
+
+    weights: packed ones by convolution and whether they are turned, of which there will be more.
+    turned: whether tensors are upside down (``turned``).
+    """
+
+    weights: dict
+    turned: bool
+
+
+def planned(module: nn.Module, x: torch.Tensor, making: Making):
     """A function that does to a tensor like ``x`` what ``module`` would, and what it did to ``x``.
 
-    weights: packed ones by convolution, of which there will be more. Raises UnplannedError.
+    Raises UnplannedError.
     """
     plan = STEPS.get(type(module))
     if plan is None:
         raise UnplannedError
-    return plan(module, x, weights)
+    return plan(module, x, making)
 
 
-def _chain(modules, x, weights):
+def _chain(modules, x, making):
     steps = []
     for module in modules:
         if type(module) is not nn.Identity:
-            step, x = planned(module, x, weights)
+            step, x = planned(module, x, making)
             steps.append(step)
     if len(steps) == 1:
         return steps[0], x
@@ -58,34 +73,34 @@ def _chain(modules, x, weights):
     return chain, x
 
 
-def _block(block, x, weights):
+def _block(block, x, making):
     """In parts, where ``direct.parts`` would take them."""
     most = most_at_once(x, block.hidden * x.shape[2] * x.shape[3])
     if most >= len(x):
-        return _whole_block(block, x, weights)
+        return _whole_block(block, x, making)
     steps, outs = {}, []
     for part in x.split(most):
-        steps[len(part)], out = _whole_block(block, part, weights)
+        steps[len(part)], out = _whole_block(block, part, making)
         outs.append(out)
     return (lambda x: torch.cat([steps[len(part)](part) for part in x.split(most)]),
             torch.cat(outs))
 
 
-def _whole_block(block, x, weights):
+def _whole_block(block, x, making):
     if not idle(block.drop_path):
         raise UnplannedError
-    steps, out = _chain([block._modules[name] for name in block.order], x, weights)
+    steps, out = _chain([block._modules[name] for name in block.order], x, making)
     if not block.skip:
         return steps, out
     return (lambda x: steps(x).add_(x)), out.add_(x)
 
 
-def _excite(se, x, weights):
-    gate, scale = _chain((se.conv1, se.conv2), pixel_mean(x), weights)
+def _excite(se, x, making):
+    gate, scale = _chain((se.conv1, se.conv2), pixel_mean(x), making)
     return (lambda x: x.mul_(gate(pixel_mean(x)))), x.mul_(scale)
 
 
-def _conv_module(module, x, weights):
+def _conv_module(module, x, making):
     inner = module._modules
     conv, activate = inner['conv'], inner['activate'] if module.with_activation else None
     if not (plain_order(module) and type(conv) in CONVOLUTIONS and conv.padding_mode == 'zeros'
@@ -95,7 +110,7 @@ def _conv_module(module, x, weights):
             x.shape[2] * x.shape[3] == 1 or not packs(x)):
         step = _product(x, conv, IN_PLACE.get(type(activate), activate))
     else:
-        step = _convolution(x, conv, activate, weights)
+        step = _convolution(x, conv, activate, making)
     return step, step(x)
 
 
@@ -115,22 +130,26 @@ def _as_it_is(x):
     return x
 
 
-def _convolution(x, conv, activate, weights):
-    whole, padding, early, ends = x, conv.padding, (0, 0), None
-    if type(conv) is Conv2dSame and conv.depends_on_size:
+def _convolution(x, conv, activate, making):
+    turned = making.turned and conv.kernel_size != ONE
+    whole, weight, padding, early, ends = x, conv.weight, conv.padding, (0, 0), None
+    if turned:
+        weight, padding = turn(weight.detach()), turned_padding(conv, x.shape[-2:])
+    elif type(conv) is Conv2dSame and conv.depends_on_size:
         padding, early, ends = conv.placed(x)
         whole = F.pad(x, ends) if ends else x
-    setting = fine_bias(conv), conv.stride, padding, conv.dilation, conv.groups
+    setting = conv.stride, padding, conv.dilation, conv.groups
     if packs(x):
         try:
-            weight = packed(whole, conv, padding, weights.setdefault(conv, {}))
+            weight = packed(whole, weight, *setting,
+                            making.weights.setdefault((conv, turned), {}))
         except RuntimeError as error:
             raise UnplannedError from error
         fused = None if any(early) else FUSED[x.dtype].get(type(activate))
         activate = None if fused else activate
-        convolve, rest = packed_conv2d(weight, *setting, fused or BARE)
+        convolve, rest = packed_conv2d(weight, fine_bias(conv), *setting, fused or BARE)
     else:
-        convolve, rest = conv2d, (conv.weight, *setting)
+        convolve, rest = conv2d, (weight, fine_bias(conv), *setting)
     if any(early):
         return _past(early, activate, convolve, rest)
     activate = IN_PLACE.get(type(activate), activate)

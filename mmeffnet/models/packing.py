@@ -25,17 +25,18 @@ BARE = 'none', ()
 BEGINNING = 4096  # bytes: some blocks of every order
 
 
-def packed(x: torch.Tensor, conv: nn.Conv2d, padding, kept: dict) -> torch.Tensor:
-    """The weight of ``conv`` in the order for inputs like ``x``, where ``packs(x)``.
+def packed(x: torch.Tensor, weight: torch.Tensor, stride, padding, dilation, groups,
+           kept: dict) -> torch.Tensor:
+    """The weight of a convolution in the order for inputs like ``x``, where ``packs(x)``.
 
     padding: zeros that the convolution adds to ``x``; RuntimeError where it has no output.
 
     An opaque tensor, which cannot be copied or saved. In the order for another shape it gives the
     same, but may take several times as long: there is one of each order, those of this
-    convolution so far in ``kept``.
+    weight so far in ``kept``.
     """
     weight = torch.ops.mkldnn._reorder_convolution_weight(
-        conv.weight.detach(), padding, conv.stride, conv.dilation, conv.groups, x.shape)
+        weight.detach(), padding, stride, dilation, groups, x.shape)
     return kept.setdefault(_order(weight), weight)
 
 
@@ -67,8 +68,9 @@ def _has_order(dtype: torch.dtype) -> bool:
         conv.to(dtype)
         x = torch.tensor([1., 2.], dtype=dtype, device='cpu').view(1, 2, 1, 1)
         try:
-            convolve, rest = packed_conv2d(packed(x, conv, (0, 0), {}), conv.bias, (1, 1),
-                                           (0, 0), (1, 1), 1)
+            setting = (1, 1), (0, 0), (1, 1), 1
+            convolve, rest = packed_conv2d(packed(x, conv.weight, *setting, {}), conv.bias,
+                                           *setting)
             got = convolve(x, *rest)
         except (RuntimeError, AttributeError):
             return False

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from mmeffnet.models.direct import silent
-from mmeffnet.models.operations import UnplannedError, planned
+from mmeffnet.models.operations import Making, UnplannedError, planned
 from mmeffnet.models.packing import packs
+from mmeffnet.models.turned import turn, turns
 
 SHAPES = 32  # that are kept
 
@@ -37,8 +38,8 @@ class Plans:
             watched, plans, weights = self._state = Watched(network), {}, {}
         key = x.shape, x.dtype, x.device, packs(x), tuple(network.out_indices)
         if key in plans:
-            steps = plans[key]
-            return None if steps is None else _outputs(steps, network, x)
+            plan = plans[key]
+            return None if plan is None else _outputs(plan, network, x)
         if len(plans) >= SHAPES:
             plans = {}
             self._state = watched, plans, weights
@@ -110,20 +111,23 @@ def _versions(weights) -> list[int] | None:
 
 
 def _made(network, x, weights):
-    """Steps, one for each layer, and the outputs of ``x``."""
-    steps, outs = [], []
-    for index, layer in enumerate(network.layers[:network.out_indices[-1] + 1]):
-        step, x = planned(layer, x, weights)
+    """Steps, one for each layer, whether they take images turned, and the outputs of ``x``."""
+    layers = network.layers[:network.out_indices[-1] + 1]
+    turned, steps, outs = turns(layers, x), [], []
+    x = turn(x) if turned else x
+    for index, layer in enumerate(layers):
+        step, x = planned(layer, x, Making(weights, turned))
         steps.append(step)
         if index in network.out_indices:
-            outs.append(x)
-    return steps, tuple(outs)
+            outs.append(turn(x) if turned else x)
+    return (steps, turned), tuple(outs)
 
 
-def _outputs(steps, network, x):
-    outs = []
+def _outputs(plan, network, x):
+    steps, turned = plan
+    outs, x = [], turn(x) if turned else x
     for index, step in enumerate(steps):
         x = step(x)
         if index in network.out_indices:
-            outs.append(x)
+            outs.append(turn(x) if turned else x)
     return tuple(outs)

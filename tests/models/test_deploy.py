@@ -18,7 +18,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.models import direct, layers, plan
 from mmeffnet.models.deploy import forget_rests, rounded
 from mmeffnet.models.layers import adds_finely
-from mmeffnet.models.operations import planned
+from mmeffnet.models.operations import Making, planned
 from mmeffnet.models.recompute import LeanConvModule
 from mmeffnet.registry import MODELS
 
@@ -400,7 +400,7 @@ def test_a_bias_is_not_rounded_where_the_processor_adds_finely(options, monkeypa
         layer.bfloat16()
         for bias in (fine, fine.bfloat16()):
             expected = conv._conv_forward(x.double(), conv.weight.double(), bias.double())
-            for out in (layer(x), planned(layer, x, {})[1]):
+            for out in (layer(x), planned(layer, x, Making({}, False))[1]):
                 torch.testing.assert_close(out.double(), expected, rtol=2 ** -8, atol=1e-4)
             seen.append(expected)
             monkeypatch.setattr(direct, 'adds_finely', lambda dtype: False)
