@@ -3,6 +3,7 @@ import copy
 import pickle
 from types import SimpleNamespace
 
+import mmengine.hooks  # noqa: F401 (registers them, as each run does)
 import numpy as np
 import pytest
 import torch
