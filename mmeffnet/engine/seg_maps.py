@@ -3,12 +3,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 
 from mmeffnet.engine.missing import not_there, refuse
+from mmeffnet.errors import InputError
 from mmeffnet.weights.translate import few
 
 NAMED = 5  # files in a message
+OPENED = 16  # maps that are looked into, about
+WIDE = 'I', 'F'  # how Pillow's modes of more than 8 bits begin
 
 
 class MapError(ValueError):
@@ -90,25 +95,46 @@ def _ignored(users) -> tuple[int, ...]:
 
 
 def check_files(dataset, loader: str, most_missing: int = 0) -> None:
-    """Refuse segmentation data of which maps are not there, or pictures that a list names.
+    """Refuse segmentation data of which maps are not there or have labels beyond 8 bits, or
+    pictures that a list names are not there.
 
     most_missing: how many samples may lack a file. Raises InputError with their number and first
-    names.
+    names, or the name of such a map.
     """
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     if getattr(dataset, 'backend_args', None) or not any(
             getattr(step, 'with_seg', False) for step in steps):  # elsewhere, or not read
         return
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     samples = [[Path(info[key]) for key in ('img_path', 'seg_map_path')
                 if info.get(key) and '://' not in info[key]] for info in infos]
     absent = not_there({path for paths in samples for path in paths})
     lacking = [missing for paths in samples if (missing := [p for p in paths if p in absent])]
-    if not lacking:
-        return
-    text = (f'{loader}: {len(lacking):,} of {len(samples):,} samples lack their picture or map: '
-            f'{few((repr(str(path)) for paths in lacking for path in paths), NAMED)}')
-    if any(getattr(step, 'ignore_empty', False) for step in steps):  # another is taken then
-        most_missing = len(samples)
-    refuse(text, 'Bring them, or take their samples out', loader, len(lacking), most_missing,
-           'samples')
+    if lacking:
+        text = (f'{loader}: {len(lacking):,} of {len(samples):,} samples lack their picture or '
+                'map: ' + few((repr(str(path)) for paths in lacking for path in paths), NAMED))
+        if any(getattr(step, 'ignore_empty', False) for step in steps):  # another is taken then
+            most_missing = len(samples)
+        refuse(text, 'Bring them, or take their samples out', loader, len(lacking), most_missing,
+               'samples')
+    if any(type(step).__module__.startswith('mmseg.') for step in steps
+           if getattr(step, 'with_seg', False)):
+        _check_bits([path for path in (info.get('seg_map_path') for info in infos) if path], loader)
+
+
+def _check_bits(paths: list[str], loader: str) -> None:
+    """Refuse maps of which mmseg would cut labels to 8 bits; some maps stand for all."""
+    for path in paths[::max(1, len(paths) // OPENED)]:
+        try:
+            with Image.open(path) as picture:
+                if not picture.mode.startswith(WIDE):
+                    continue
+                labels = np.asarray(picture)
+        except OSError:  # what cannot be read is named when it is, or is missing and told
+            continue
+        wide = labels[(labels > 255) & (labels % 256 != 255)]  # 65535 becomes 255, as was meant
+        if wide.size:
+            raise InputError(f'{loader}: map {str(path)!r} has label {int(wide[0])}, which mmseg '
+                             f'would take for {int(wide[0]) % 256}: it keeps 8 bits of a label. '
+                             'Save maps of 8 bits, with labels from 0 to 254 and 255 for what is '
+                             'ignored')

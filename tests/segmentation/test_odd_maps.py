@@ -180,6 +180,35 @@ def test_maps_that_nothing_reads_or_that_are_elsewhere_are_not_looked_for(option
     assert said == []  # they would be told
 
 
+def test_labels_beyond_8_bits_are_refused_before_the_first_step(maps):
+    """Modulo 256 they may be those of classes."""
+    data = dataset(maps(lambda made: made.astype(np.uint16) + 299))
+    with pytest.raises(InputError) as error:
+        check_dataset(data, nn.Module(), 'train_dataloader')
+    assert str(error.value).startswith(
+        f"train_dataloader: map '{data.data_root}/maps/1.png' has label 554, which mmseg would "
+        'take for 42: it keeps 8 bits of a label. Save maps of 8 bits')
+
+
+@pytest.mark.parametrize('change', [
+    lambda made: made.astype(np.uint16), lambda made: np.where(made == 255, 65535, made).astype(
+        np.uint16)], ids=['small numbers', 'ignored as 65535'])
+def test_maps_of_16_bits_that_lose_nothing_are_taken(change, maps):
+    data = dataset(maps(change))
+    check_dataset(data, nn.Module(), 'train_dataloader')
+    found = guarded(data, 'train')[1]['data_samples'].gt_sem_seg.data
+    assert set(found.unique().tolist()) <= {0, 1, 2, 255}
+
+
+def test_a_map_that_cannot_be_opened_is_left_to_its_reader(maps):
+    folder = maps()
+    (folder / 'maps/1.png').write_bytes(b'no picture')
+    data = dataset(folder)
+    check_dataset(data, nn.Module(), 'train_dataloader')
+    with pytest.raises(SampleError, match=r'maps/1\.png'):
+        guarded(data, 'train')[1]
+
+
 @pytest.mark.parametrize(('options', 'suffix'), [(dict(img_suffix='.jpeg'), "='.jpeg'"), ({}, '')])
 def test_where_no_picture_is_found_folder_and_suffix_are_named(options, suffix, maps):
     folder = maps()
