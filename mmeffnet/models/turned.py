@@ -14,6 +14,7 @@ from torch import nn
 
 from mmeffnet.models.direct import DENSE, IN_PLACE, ONE
 from mmeffnet.models.layers import Conv2dSame
+from mmeffnet.models.packing import packs
 
 POINTWISE = {*IN_PLACE, *DENSE}  # activations for which it does not matter where a value stands
 
@@ -24,8 +25,8 @@ def turn(x: torch.Tensor) -> torch.Tensor:
 
 
 def turns(layers: nn.Module, x: torch.Tensor) -> bool:
-    """Whether layers of which ``operations`` knows each may be run so, and gain by it: on a CPU,
-    where an image of this size needs an odd number of zeros somewhere."""
+    """Whether layers of which ``operations`` knows each may be run so, and gain by it: where their
+    weights are packed, once, and an image of this size needs an odd number of zeros somewhere."""
     size, lopsided = x.shape[-2:], False
     for module in layers.modules():
         if isinstance(module, ConvModule) and module.with_activation and (
@@ -34,18 +35,23 @@ def turns(layers: nn.Module, x: torch.Tensor) -> bool:
         if isinstance(module, nn.Conv2d) and (module.kernel_size, module.stride) != (ONE, ONE):
             if not _mirrors(module):
                 return False
-            lopsided |= any(total % 2 for total in module.zeros(size))
-            size = [-(-length // stride) for length, stride in zip(size, module.stride)]
-    return lopsided and x.is_cpu
+            if module.depends_on_size:
+                lopsided |= any(total % 2 for total in module.zeros(size))
+                size = [-(-length // stride) for length, stride in zip(size, module.stride)]
+    return lopsided and packs(x)
 
 
 def _mirrors(conv: nn.Conv2d) -> bool:
     """Whether padding begins and ends with the windows of the kernel, at every size."""
-    return type(conv) is Conv2dSame and all(
+    if type(conv) is not Conv2dSame:
+        return False
+    return conv.stride == ONE if not conv.depends_on_size else all(
         kernel % 2 and (kernel - 1) * dilation + 1 >= stride
         for kernel, dilation, stride in zip(conv.kernel_size, conv.dilation, conv.stride))
 
 
 def turned_padding(conv: Conv2dSame, size: tuple[int, int]) -> tuple[int, int]:
     """Zeros on both sides of a turned input of this height and width: an odd one is ahead."""
+    if not conv.depends_on_size:
+        return conv.padding
     return tuple(total - total // 2 for total in conv.zeros(size))

@@ -1,4 +1,6 @@
 """Deployed networks that see images upside down, so that SAME padding takes no operation."""
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,11 +10,15 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmeffnet import EfficientNet
+from mmeffnet.models import packing
 from mmeffnet.models.layers import Conv2dSame
 from mmeffnet.models.turned import _mirrors, turn, turned_padding, turns
 
 LAST = torch.channels_last
 INDICES = 0, 1, 2, -1
+
+pytestmark = pytest.mark.skipif(not packing._has_order(torch.float32),
+                                reason='PyTorch has no oneDNN for this processor')
 
 
 @pytest.fixture(scope='module')
@@ -20,7 +26,18 @@ def net():
     torch.manual_seed(0)
     net = calibrated(EfficientNet(arch=TINY, out_indices=INDICES))
     net.switch_to_deploy()
-    return net.to(memory_format=LAST)
+    return net.float().to(memory_format=LAST)
+
+
+def picture(*size):
+    return images(*size).float().contiguous(memory_format=LAST)
+
+
+def assert_as_modules(net, x):
+    expected = net(x.clone().requires_grad_())[-1].detach()
+    with torch.no_grad():
+        got = net(x)[-1]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def operations(net, x):
@@ -34,18 +51,19 @@ def operations(net, x):
 
 @pytest.mark.parametrize('size', [(64, 64), (65, 64), (64, 33), (96, 80), (61, 46)], ids=str)
 def test_a_lopsided_zero_takes_no_operation(net, size):
-    x = images(*size).float().contiguous(memory_format=LAST)
-    names = operations(net.float(), x)
+    x = picture(*size)
+    names = operations(net, x)
     assert names.count('aten::flip') == 1 + len(INDICES)
     assert not {'aten::pad', 'aten::constant_pad_nd', 'aten::slice'} & {*names}
     assert any('conv' in name for name in names)
+    assert_as_modules(net, x)
 
 
-def test_sizes_without_one_are_run_as_they_are(net):
-    x = images(65, 33).contiguous(memory_format=LAST)  # odd again in each stage
-    names = operations(net.double(), x.double())
-    assert 'aten::flip' not in names
-    assert 'aten::constant_pad_nd' not in names
+@pytest.mark.parametrize(('size', 'dtype'), [((65, 33), torch.float32), ((64, 64), torch.float64)])
+def test_what_has_none_or_packs_no_weights_is_run_as_it_is(net, size, dtype):
+    """Odd sides are odd again in each stage."""
+    x = picture(*size).to(dtype)
+    assert 'aten::flip' not in operations(copy.deepcopy(net).to(dtype), x)
 
 
 @pytest.mark.parametrize('kernel', [1, 2, 3, 5, (3, 5)], ids=str)
@@ -89,16 +107,25 @@ def test_layers_before_the_last_output_decide():
     twin = EfficientNet(arch=TINY, out_indices=(0, 1)).eval()
     twin.switch_to_deploy()
     twin.layers[-1] = nn.Conv2d(1, 1, 3).eval()  # no mirror
-    x = images(64, 64).float().contiguous(memory_format=LAST)
-    assert operations(twin.to(memory_format=LAST), x).count('aten::flip') == 3
+    names = operations(twin.to(memory_format=LAST), picture(64, 64))
+    assert names.count('aten::flip') == 3
 
 
-def test_both_ways_of_one_network_keep_weights_of_their_own(net):
-    net = net.float()
-    ways = [images(64, 64).float().contiguous(memory_format=LAST),
-            images(65, 65).float().contiguous(memory_format=LAST)]
-    for x in (*ways, *ways):
-        with torch.no_grad():
-            got = net(x)[-1]
-        expected = net(x.clone().requires_grad_())[-1].detach()  # by modules
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+def test_both_ways_of_one_network_keep_weights_of_their_own(net, monkeypatch):
+    """Also where nothing else tells them apart."""
+    monkeypatch.setattr(packing, '_order', lambda weight: 0)
+    net = copy.deepcopy(net)
+    for x in 2 * [picture(64, 64), picture(65, 65)]:
+        assert_as_modules(net, x)
+
+
+@pytest.mark.parametrize('change', [
+    dict(padding=(0, 0)), dict(padding=(2, 1)), dict(stride=(2, 2)), dict(dilation=(2, 2))],
+    ids=str)
+def test_a_layer_that_somebody_changed_is_run_as_it_is(net, change):
+    net = copy.deepcopy(net)
+    block = net.layers[1][0]
+    conv, block.skip = block.depthwise_conv.conv, False
+    assert conv.stride == (1, 1)
+    vars(conv).update(change)
+    assert_as_modules(net, picture(64, 64))
