@@ -89,6 +89,15 @@ class CheckpointHook(MMEngineCheckpointHook):
         if runner._resume and (source is None or Path(str(source)).name == own):
             self._saved_at = meta['iter']
 
+    def _init_rule(self, rules, key_indicators) -> None:
+        try:
+            super()._init_rule(rules, key_indicators)
+        except ValueError as error:
+            names = ' or '.join(map(repr, key_indicators))
+            raise InputError(
+                f'checkpoint.save_best: whether more or less of {names} is better cannot be told '
+                "from the name; set default_hooks.checkpoint.rule='greater' or 'less'") from error
+
     def before_train(self, runner) -> None:
         if '://' not in str(self.out_dir or '') and not (self.backend_args
                                                          or self.file_client_args):

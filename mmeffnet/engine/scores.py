@@ -1,6 +1,10 @@
 """Scores that the best checkpoint is chosen by: names that a validation has none of are refused."""
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from numbers import Real
+
+import numpy as np
+import torch
 
 from mmeffnet.errors import InputError, RunError
 
@@ -26,9 +30,22 @@ def check_wanted(keys: Iterable[str], metrics: Iterable) -> None:
 
 
 def check_given(keys: Iterable[str], scores: Mapping) -> None:
-    """End a run whose validation gives other scores: its last checkpoint still owes that one."""
+    """End a run whose validation gives other scores, or several numbers in place of one: its last
+    checkpoint still owes that validation."""
+    numbers = [name for name, value in scores.items() if _is_number(value)]
+    first = next(iter(scores), None)  # what ``auto`` means to MMEngine
     for key in keys:
-        if key != 'auto' and key not in scores:
-            raise RunError(f'checkpoint.save_best={key!r}: the validation gives '
-                           f'{", ".join(scores)}; name one of these, or auto for the first, and go '
-                           'on with --resume')
+        name = first if key == 'auto' else key
+        if name in numbers or name in scores and scores[name] is None:  # it waits for a number
+            continue
+        wrong = f'{name!r} is no single number, and ' if name in scores else ''
+        gives = ('no single number; set default_hooks.checkpoint.save_best=None' if not numbers
+                 else f'{", ".join(numbers)}; name one of these')
+        auto = ', or auto for the first' if first in numbers else ''
+        raise RunError(f'checkpoint.save_best={key!r}: {wrong}the validation gives {gives}{auto}, '
+                       'and go on with --resume')
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) or isinstance(value, (np.ndarray, torch.Tensor)) and (
+        value.size if isinstance(value, np.ndarray) else value.numel()) == 1
