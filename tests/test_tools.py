@@ -77,6 +77,12 @@ def test_augmented_testing_averages_over_flips(whole_run):
     assert accuracies(result.stdout), result.stderr[-2000:]
     # Digits are no longer themselves when they are mirrored.
     assert accuracies(result.stdout) != accuracies(trained)[-1:]
+    (folder / 'twice.py').write_text(
+        "_base_ = './tiny.py'\n"
+        'test_dataloader = dict(dataset=dict(_delete_=True, '
+        "type='ConcatDataset', datasets=2 * [{{_base_.test_dataloader.dataset}}]))\n")
+    twice = run_tool('test.py', 'twice.py', 'out/epoch_3.pth', '--tta', cwd=folder)
+    assert accuracies(twice.stdout) == accuracies(result.stdout), twice.stderr[-2000:]
 
 
 def test_checkpoints_hold_plain_data_only(whole_run):

@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmeffnet.engine.saving import newest_checkpoint
 from mmeffnet.errors import InputError
+from mmeffnet.weights.settings import dataset_configs
 
 MMENGINES_WRAPPER = 'MMDistributedDataParallel'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -181,12 +182,17 @@ def _draw(cfg: Config, args: Namespace) -> None:
 
 
 def _augment(cfg: Config) -> None:
-    pipeline = cfg.test_dataloader.dataset.get('pipeline')
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        if cfg.get('default_scope') != 'mmpretrain' or not pipeline:
+    """In each data set of the test, within wrappers too."""
+    # A config may name one of them several times.
+    datasets = {id(dataset): dataset
+                for _, dataset in dataset_configs(cfg, 'test_dataloader')}.values()
+    given = 'tta_model' in cfg and 'tta_pipeline' in cfg
+    if not given:
+        if cfg.get('default_scope') != 'mmpretrain' or not all(
+                dataset.get('pipeline') for dataset in datasets):
             raise InputError('--tta needs tta_model and tta_pipeline in the config')
         cfg.tta_model = ConfigDict(deepcopy(FLIP_TTA['model']))
-        cfg.tta_pipeline = [*pipeline[:-1], dict(
-            type='TestTimeAug', transforms=[FLIP_TTA['flips'], [pipeline[-1]]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline if given else [*dataset.pipeline[:-1], dict(
+            type='TestTimeAug', transforms=[FLIP_TTA['flips'], [dataset.pipeline[-1]]])]
