@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,4 +240,5 @@ def write_config(scaled: Scaled, batch: int, args: argparse.Namespace) -> None:
         arch=scaled.base, scaling=scaled.scaling, resolution=scaled.resolution, dropout=rate,
         head=scaled.arch.head, base=_base(scaled, args), batch=batch, classes=args.classes,
         devices=args.devices), args.out)
-    print(f'\nwritten: {args.out}. Train with: tools/train.py {args.out}', *notes, sep='\n')
+    train = shlex.join(['tools/train.py', str(args.out)])
+    print(f'\nwritten: {args.out}. Train with: {train}', *notes, sep='\n')

@@ -1,5 +1,6 @@
 """What is said of a sample that cannot be loaded, and what to do about it."""
 import os
+import shlex
 
 from mmeffnet.engine.seg_maps import MapError
 from mmeffnet.errors import RunError, one_line
@@ -33,7 +34,7 @@ def way_out(data: dict, training: bool) -> str:
         from mmeffnet.datasets.shards import ADDRESS  # of mmpretrain's runs alone
         if address := ADDRESS.match(path):
             folder = os.path.dirname(address[1]) or '.'
-            return f'Compare the archive: tools/make_shards.py --check {folder}'
+            return 'Compare the archive: ' + shlex.join(['tools/make_shards.py', '--check', folder])
     # That tool reads the files of classifiers.
     look = 'Look through the data with tools/check_data.py and repair it' \
         if path and 'gt_label' in data and 'img' not in data else 'Repair it'

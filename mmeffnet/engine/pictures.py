@@ -1,4 +1,5 @@
 """Pictures of a run, drawn while it goes on."""
+import shlex
 from pathlib import Path
 
 from mmengine.dist import collect_results, master_only
@@ -82,7 +83,8 @@ class PicturesHook(Hook):
         self._training = False
         runner.logger.info(f'Checkpoints and logs: {runner.work_dir}')
         if any(Path(runner.log_dir).glob('vis_data/events.out.tfevents.*')):
-            runner.logger.info(f'Curves: tensorboard --logdir {runner.work_dir}')
+            runner.logger.info(
+                'Curves: ' + shlex.join(['tensorboard', '--logdir', str(runner.work_dir)]))
         self._say(runner)
 
     @master_only

@@ -59,7 +59,8 @@ class Labels(NamedTuple):
         for ignored in self.ignored:
             wrong &= labels != ignored
         if wrong.any():
-            besides = ''.join(f', or are {number}, which is ignored' for number in self.ignored)
+            besides = ''.join(f', or are {number}, which is ignored (ignore_index)'
+                              for number in self.ignored)
             raise MapError(f'{name} has label {int(labels[wrong][0])}: with {self.classes} classes '
                            f'labels run from 0 to {most}{besides}')
 

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         'hold it against PyTorch.')
     add = result.add_argument
     add('config', help='path of a config')
-    add('checkpoint', help='whatever tools/test.py takes')
+    add('checkpoint', help='a checkpoint as tools/test.py takes it')
     add('--format', choices=SUFFIXES, default='onnx', help='onnx by default')
     add('--out', type=Path, metavar='FILE', help='work_dirs/<config>/<checkpoint> with the '
         'suffix of the format by default')

@@ -51,10 +51,13 @@ def _safe_globals() -> list:
 
 PICKLE = b'\x80'  # the first byte of every protocol that PyTorch has written
 
+FROM_WHICH = 'give the checkpoint it was exported from; of the tools, test.py alone runs such files'
+PROGRAMS = {'.onnx': 'ONNX', '.xml': 'OpenVINO'}  # exported ones that are no archives
 # Archives that PyTorch takes for torn ones of its own, by the name of a member.
 OTHER_ARCHIVES = {
     'constants.pkl': 'is a TorchScript program: save its state_dict alone, where it comes from, '
                      'and load that',
+    'archive_format': f'is a program of torch.export: {FROM_WHICH}',
     'model.weights.h5': 'is an archive of Keras: unpack model.weights.h5 from it, and load that'}
 
 WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors', '.h5', '.index')
@@ -93,8 +96,11 @@ def read_checkpoint(path):
                 f'checkpoint {str(path)!r} holds pickled objects besides weights '
                 f'({_refused(error)}), and loading them could run code: save its state_dict '
                 'alone by torch.save, where it comes from, and load that') from error
-        raise InputError(f'checkpoint {str(path)!r} is no PyTorch checkpoint: its first bytes are '
-                         f'{start!r}; remove it, and copy or download it again') from error
+        exported = PROGRAMS.get(path.suffix)
+        raise InputError(f'checkpoint {str(path)!r} is ' + (
+            f'a program of {exported}: {FROM_WHICH}' if exported else
+            f'no PyTorch checkpoint: its first bytes are {start!r}; remove it, and copy or '
+            'download it again')) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(
             f'checkpoint {str(path)!r} ({path.stat().st_size:,} bytes) is truncated or damaged: '

@@ -168,6 +168,11 @@ def test_a_config_of_each_family_builds_what_was_shown(arch, scale, tmp_path):
     assert f'{parameters(model):,}' in out.replace(' ', '\n')
 
 
+def test_the_command_that_trains_a_written_config_can_be_pasted(scale, tmp_path):
+    out = scale(*SMALL, '--out', tmp_path / 'my net.py')
+    assert f"Train with: tools/train.py '{tmp_path}/my net.py'\n" in out
+
+
 def test_a_written_config_trains(scale, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scale('--width', 0.3, '--depth', 0.4, '--resolution', 112, '--out', tmp_path / 'small.py',

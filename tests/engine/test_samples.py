@@ -173,7 +173,9 @@ def test_a_bad_image_that_is_measured_is_not_to_be_left_out(stage):
                    dict(img_path='part-00000.bin: cat/0.png', gt_label=0, img=np.zeros(3)))),
     # Leaving its pictures out would hide a shard of other pictures.
     (dict(img_path='shard:///data/shards/part-00000.tar?512+99#cat/0.png', gt_label=0),
-     'Compare the archive: tools/make_shards.py --check /data/shards')])
+     'Compare the archive: tools/make_shards.py --check /data/shards'),
+    (dict(img_path='shard:///my data/part-00000.tar?512+99#cat/0.png', gt_label=0),
+     "Compare the archive: tools/make_shards.py --check '/my data'")])
 def test_a_way_out_is_one_that_the_data_has(data, way):
     with pytest.raises(SampleError) as error:
         SamplePipeline(lambda data: bad(data.clear()))(data)

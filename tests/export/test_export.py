@@ -689,7 +689,7 @@ def test_images_that_are_padded_are_evaluated_as_the_checkpoint_does(folder, cap
         scores.append(torch.stack([one['pred_score'] for one in
                                    pickle.loads(Path('padded.pkl').read_bytes())]))
     assert scores[0].std(dim=0).max() > 1e-2  # pictures are told apart
-    torch.testing.assert_close(*scores, rtol=0, atol=1e-5)
+    torch.testing.assert_close(*scores, rtol=0, atol=1e-4)
     assert 'pads normalised images (pad_size_divisor, or unequal images in a batch): export it' in (
         evaluated(capsys, str(paths[1]), '--cfg-options', *PADDED))
     assert 'pad_size_divisor=32 pads images of 65 px to 96, which no file does: give --size 96' in (

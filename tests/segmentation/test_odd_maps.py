@@ -78,7 +78,8 @@ STAGES = [('train', TRAIN), ('val', TEST), ('test', TTA)]
 @pytest.mark.filterwarnings('ignore:Please pay attention your ground truth')
 @pytest.mark.parametrize(('stage', 'pipeline'), STAGES)
 @pytest.mark.parametrize(('change', 'words'), [
-    (label7, 'has label 7: with 3 classes labels run from 0 to 2, or are 255, which is ignored'),
+    (label7, 'has label 7: with 3 classes labels run from 0 to 2, or are 255, which is ignored '
+     '(ignore_index)'),
     (lambda made: made.astype(np.uint16) + 300, 'has label '),
     (lambda made: np.stack(3 * [made], -1), 'is no map: it has the shape ('),
     (lambda made: made[:7, :9], 'has ')])

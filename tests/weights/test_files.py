@@ -49,6 +49,18 @@ def test_archives_of_others_are_not_called_damaged(tmp_path, recwarn):
         read_checkpoint(tmp_path / 'torn.pth')
 
 
+def test_exported_programs_are_not_called_damaged(tmp_path):
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2), ))
+    torch.export.save(program, tmp_path / 'net.pt2')
+    (tmp_path / 'net.onnx').write_bytes(b'\x08\x0a\x12\x07pytorch')
+    (tmp_path / 'net.xml').write_text('<?xml version="1.0"?>')
+    for name, kind in (('pt2', 'torch.export'), ('onnx', 'ONNX'), ('xml', 'OpenVINO')):
+        with pytest.raises(InputError, match=(
+                f"net.{name}' is a program of {kind}: give the checkpoint it was exported from; of "
+                'the tools, test.py alone runs such files$')):
+            read_checkpoint(tmp_path / f'net.{name}')
+
+
 def test_a_file_of_another_user_is_not_called_damaged(tmp_path, monkeypatch):
     (tmp_path / 'theirs.pth').touch()
 
