@@ -70,8 +70,9 @@ def nearest(cost: Callable[[ModelScaling], float], target: float, ratio: Ratio, 
             grain: float = 0.01) -> list[Found]:
     """The costs next to a target, the nearer first: one at most, and one above it if there is.
 
-    cost: must not fall as phi grows; it is asked for multiples of ``grain`` only, for few and
-    from the base outwards, since the largest networks take long to measure. One entry where the
+    cost: should not fall as phi grows; where it did, what came nearer on the way is given before
+    them. It is asked for multiples of ``grain`` only, for few and from the base outwards, since the
+    largest networks take long to measure. One entry where the
     target lies beyond the smallest or largest network.
     """
     low, high = (round(phi / grain) for phi in ratio.range)
@@ -97,4 +98,7 @@ def nearest(cost: Callable[[ModelScaling], float], target: float, ratio: Ratio, 
             below = middle
         else:
             above = middle
-    return sorted((seen[below], seen[above]), key=lambda found: abs(found.cost - target))
+    # A time that was measured may have been longer than that of a larger network.
+    best = min(seen.values(), key=lambda found: abs(found.cost - target))
+    around = {found.phi: found for found in (best, seen[below], seen[above])}
+    return sorted(around.values(), key=lambda found: abs(found.cost - target))

@@ -66,6 +66,14 @@ def test_large_networks_are_not_measured_for_a_small_target():
     assert len(asked) < 8
 
 
+def test_a_time_that_was_disturbed_hides_no_nearer_one():
+    """Measured five times too long where phi is 0.2, between 0 and 0.5."""
+    def seconds(scaling):
+        return scaling.depth * (5 if scaling == Ratio().at(0.2) else 1)
+    found = nearest(seconds, 0.999 * Ratio().at(0.5).depth, Ratio(), grain=0.1)
+    assert [one.phi for one in found] == [0.5, 0.1, 0.2]
+
+
 def test_beyond_the_ends_the_end_is_found():
     ratio = Ratio(resolution=64)
     assert nearest(cost, 1, ratio) == [Found(-4, ratio.at(-4), cost(ratio.at(-4)))]
