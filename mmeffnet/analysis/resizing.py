@@ -4,7 +4,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mmeffnet.errors import InputError
-from mmeffnet.weights.settings import bare
+from mmeffnet.weights.data import bare
 
 # Transforms that know the size of their output, and the argument that says it.
 SIZED = {'LoadRandomCrop': 'scale', 'LoadEncodedRandomCrop': 'scale',

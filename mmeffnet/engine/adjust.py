@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmeffnet.engine.saving import newest_checkpoint
 from mmeffnet.errors import InputError
-from mmeffnet.weights.settings import dataset_configs
+from mmeffnet.weights.data import dataset_configs
 
 MMENGINES_WRAPPER = 'MMDistributedDataParallel'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

@@ -20,7 +20,7 @@ from mmeffnet.engine.config import load_config
 from mmeffnet.engine.data_checks import class_folder, list_and_folder
 from mmeffnet.errors import InputError, check_numbers, one_line_errors
 from mmeffnet.files import try_folder, whole
-from mmeffnet.weights.settings import dataset_configs
+from mmeffnet.weights.data import dataset_configs
 
 FEW = 5  # of each kind are printed; the report has all
 

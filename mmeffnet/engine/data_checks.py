@@ -14,8 +14,8 @@ from mmeffnet.engine.evaluator_checks import evaluator_problem
 from mmeffnet.engine.model_checks import check_predictors
 from mmeffnet.engine.seg_maps import check_files
 from mmeffnet.errors import InputError
+from mmeffnet.weights.data import dataset_configs
 from mmeffnet.weights.files import expanded
-from mmeffnet.weights.settings import dataset_configs
 
 LAYOUTS = {
     'ImageNet': 'expected there: train/<class>/*.JPEG and val/<class>/*.JPEG, a folder for '

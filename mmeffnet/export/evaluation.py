@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmeffnet.errors import InputError
-from mmeffnet.export.runtime import gives_rgb, normalisation, open_exported, takes_bgr
+from mmeffnet.export.runtime import normalisation, open_exported, takes_bgr, tests_rgb
 
 NO_PIXEL = 0.01  # from a whole number: what normalising and taking it back cannot make of one
 
@@ -67,7 +67,7 @@ def take_over(model: nn.Module, path, cfg) -> list[str]:
         raise InputError(f'{str(path)!r} has {len(metadata["classes"])} classes and the config has '
                          f'{head.fc.out_features}')
     preprocessor = model.data_preprocessor
-    bgr = takes_bgr(preprocessor, gives_rgb(cfg))
+    bgr = takes_bgr(preprocessor, tests_rgb(cfg))
     norm = normalisation(preprocessor, bgr)
     inside = metadata['normalised_inside']
     for name, given in zip(('mean', 'std'), map(list, norm)):

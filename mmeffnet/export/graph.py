@@ -15,7 +15,7 @@ from mmeffnet.engine import pretrained
 from mmeffnet.engine.checkpoint import load_whole
 from mmeffnet.engine.config import explain
 from mmeffnet.errors import InputError, one_line
-from mmeffnet.export.runtime import gives_rgb, normalisation, takes_bgr
+from mmeffnet.export.runtime import normalisation, takes_bgr, tests_rgb
 from mmeffnet.inference.network import class_names
 from mmeffnet.models import EfficientNet
 from mmeffnet.variants import variant_of
@@ -122,7 +122,7 @@ def read_classifier(cfg, checkpoint: str, classes=None, size=None) -> Classifier
                          'the network, once images are normalised')
     network = Exportable(backbone, fc).eval().requires_grad_(False)
     _check_same(model.eval(), network, checkpoint)
-    bgr = takes_bgr(model.data_preprocessor, gives_rgb(cfg))
+    bgr = takes_bgr(model.data_preprocessor, tests_rgb(cfg))
     if bgr:
         stem = backbone.layers[0].conv.weight
         stem.data = stem.data.flip(1)

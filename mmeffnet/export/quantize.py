@@ -20,9 +20,9 @@ from mmeffnet.engine.config import explain
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.export.check import pictures_below, prepared
 from mmeffnet.export.graph import Classifier
-from mmeffnet.export.runtime import gives_rgb, need
+from mmeffnet.export.runtime import need, tests_rgb
 from mmeffnet.files import whole
-from mmeffnet.weights.settings import pipelines_of, step_name
+from mmeffnet.weights.data import pipelines_of, step_name
 
 CHANNELS = 3
 MOST = 128  # pictures that are looked at; more change the ranges little
@@ -48,7 +48,7 @@ def images(cfg, folder: str, size: tuple[int, int]) -> list[torch.Tensor]:
     if any(pipeline != pipelines[0] for pipeline in pipelines):
         raise InputError('--calib: data sets of test_dataloader.dataset have different pipelines, '
                          'and which prepares the pictures is not said: give them one')
-    steps, rgb, found = [_built(step, cfg) for step in pipelines[0]], gives_rgb(cfg), []
+    steps, rgb, found = [_built(step, cfg) for step in pipelines[0]], tests_rgb(cfg), []
     for path in track(paths, 'Reading pictures', transient=True):
         image = _through(steps, path)
         _check_shape(image, size)

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from mmeffnet.errors import InputError, one_line
 from mmeffnet.weights import files
-from mmeffnet.weights.settings import dataset_configs, step_name
+from mmeffnet.weights.data import dataset_configs, gives_rgb, step_name, steps_of
 
 # Suffix of a file -> format, and the packages that run it.
 FORMATS = {'.onnx': 'onnx', '.torchscript': 'torchscript', '.pt2': 'torch-export',
@@ -23,10 +23,6 @@ BESIDE = {'openvino': '.bin'}  # the suffix of a second file, which holds the we
 ARCHIVES = 'torchscript', 'torch-export'  # with the sum of each part
 METADATA = 'metadata.json'
 KEY = 'mmeffnet'  # of ONNX's and OpenVINO's own metadata
-# Pictures are read as BGR, but by tifffile. Arguments of transforms that turn the order round, and
-# data sets whose images are RGB.
-TURNS = {'NumpyToPIL': 'to_rgb', 'ToPIL': 'to_rgb', 'PILToNumpy': 'to_bgr', 'ToNumpy': 'to_bgr'}
-RGB_DATASETS = 'CIFAR10', 'CIFAR100'
 # Transforms that make other numbers of pixels than a file takes, alone or in Albumentations.
 NORMALISING = {'Normalize', 'ToFloat', 'torchvision/ConvertImageDtype', 'torchvision/Normalize',
                'torchvision/ToDtype', 'torchvision/ToTensor'}
@@ -80,41 +76,24 @@ def _parsed(text: str | bytes | None):
     return json.loads(text) if text else None
 
 
-def gives_rgb(cfg) -> bool:
+def tests_rgb(cfg) -> bool:
     """Whether the data of the test are RGB where the pipeline ends, and not BGR.
 
     Raises InputError where they are normalised there, in an order of its own, and where data sets
     of different orders are joined.
     """
-    found = {_is_rgb(dataset) for _, dataset in dataset_configs(cfg, 'test_dataloader')}
+    found = set()
+    for _, dataset in dataset_configs(cfg, 'test_dataloader'):
+        for step in map(step_name, steps_of(dataset.get('pipeline'))):
+            if step in NORMALISING:
+                raise InputError(f'test_dataloader.dataset.pipeline: {step} is in no exported '
+                                 'file: give mean, std and to_rgb to data_preprocessor, for pixels '
+                                 'of 0..255')
+        found.add(gives_rgb(dataset))
     if len(found) > 1:
         raise InputError('test_dataloader.dataset: some of its data sets give RGB and others BGR: '
                          'give them one order')
     return True in found
-
-
-def _is_rgb(dataset: Mapping) -> bool:
-    rgb = step_name(dataset) in RGB_DATASETS
-    for step in _steps(dataset.get('pipeline')):
-        name = step_name(step)
-        if name in NORMALISING:
-            raise InputError(f'test_dataloader.dataset.pipeline: {name} is in no exported file: '
-                             'give mean, std and to_rgb to data_preprocessor, for pixels of 0..255')
-        if name == 'LoadImageFromFile':
-            rgb = step.get('imdecode_backend') == 'tifffile'
-        elif name in TURNS and step.get(TURNS[name]):
-            rgb = not rgb
-    return rgb
-
-
-def _steps(pipeline) -> Iterator[Mapping]:
-    """The transforms of a pipeline, and those inside of others."""
-    if isinstance(pipeline, Mapping):
-        yield pipeline
-        yield from _steps(pipeline.get('transforms'))
-    elif isinstance(pipeline, Sequence) and not isinstance(pipeline, str):
-        for step in pipeline:
-            yield from _steps(step)
 
 
 def takes_bgr(preprocessor, rgb: bool) -> bool:

@@ -7,9 +7,10 @@ from mmengine.model.weight_init import PretrainedInit
 from mmeffnet.errors import InputError
 from mmeffnet.registry import WEIGHT_INITIALIZERS
 from mmeffnet.weights import Weights, load_weights
+from mmeffnet.weights.data import bare
 from mmeffnet.weights.fit import check_variant, fit, fit_stem, warn_of_numerics
 from mmeffnet.weights.layouts import BACKBONE
-from mmeffnet.weights.settings import PADDINGS, bare
+from mmeffnet.weights.settings import PADDINGS
 from mmeffnet.weights.translate import few, find_networks, translate
 
 STATE_DICT = 'the state dict'  # in messages, for the file that it came from

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from mmeffnet.arch import Arch
 from mmeffnet.variants import Norm
 from mmeffnet.weights.catalog import Entry
+from mmeffnet.weights.data import LOADERS, bare, data_are_rgb, pipelines_of, step_name
 
-LOADERS = ('val_dataloader', 'test_dataloader')
 BATCH_NORM_EPS = 1e-3  # of our backbone, unless norm_cfg says otherwise
 PYTORCH_EPS = 1e-5
-PACKAGES = ('mmeffnet', 'mmpretrain', 'mmcls', 'mmcv', 'mmengine')
 BATCH_NORMS = ('BN', 'BN2d', 'SyncBN', 'MMSyncBN')
 # Transforms that give a square, by the argument that has its side; others call it crop_size.
 SIDES = {'Resize': 'scale', 'torchvision/CenterCrop': 'size'}
@@ -44,7 +43,8 @@ def apply(entry: Entry, cfg) -> None:
 
     cfg: MMEngine's Config, or a dict like it. Pipelines keep how images are read and packed.
     """
-    norm = dict(mean=list(entry.norm.mean), std=list(entry.norm.std), to_rgb=True)
+    norm = dict(mean=list(entry.norm.mean), std=list(entry.norm.std),
+                to_rgb=not data_are_rgb(cfg))  # as all networks of the catalog take it
     for owner in (cfg, cfg['model']):
         if owner.get('data_preprocessor'):
             owner['data_preprocessor'].update(norm)
@@ -75,27 +75,14 @@ def _compared(entry: Entry, cfg) -> Iterator[tuple]:
         yield 'mean', _few(entry.norm.mean), _few(given['mean'])
         yield 'std', _few(entry.norm.std), _few(given['std'])
         if cfg.get('default_scope') == 'mmpretrain':
-            yield 'channel order', entry.channel_order, channel_order_of(given)
+            yield ('channel order', entry.channel_order,
+                   channel_order_of(given, data_are_rgb(cfg)))
     backbone = model.get('backbone') or {}
     if str(backbone.get('type')).endswith('EfficientNet'):
         package = package_of(cfg)
         yield 'padding', entry.padding, padding_of(backbone, package)
         yield 'BatchNorm eps', entry.eps, eps_of(backbone, package)
     yield 'resolution', entry.resolution, resolution_of(cfg)
-
-
-def bare(name):
-    """The name of a class of ``PACKAGES`` without them, which may be given or not; that of another
-    package, which may do something else, as it is."""
-    if isinstance(name, str) and name.partition('.')[0] in PACKAGES:
-        return name.rpartition('.')[2]
-    return name
-
-
-def step_name(part) -> str | None:
-    """The name of a transform or data set, for which a config may have the class itself."""
-    kind = part.get('type') if isinstance(part, Mapping) else part
-    return kind.__name__ if isinstance(kind, type) else bare(kind)
 
 
 def package_of(cfg) -> str:
@@ -137,13 +124,15 @@ def preprocessor_of(cfg) -> Mapping:
     return (model if 'data_preprocessor' in model else cfg).get('data_preprocessor') or {}
 
 
-def channel_order_of(preprocessor: Mapping) -> str:
-    """'rgb' or 'bgr', which the network of mmpretrain's data preprocessor takes."""
-    return 'rgb' if preprocessor.get('to_rgb') else 'bgr'
+def channel_order_of(preprocessor: Mapping, rgb: bool) -> str:
+    """'rgb' or 'bgr', which the network of mmpretrain's data preprocessor takes.
+
+    rgb: whether the images it is given are RGB, which ``to_rgb`` would turn to BGR."""
+    return 'bgr' if bool(preprocessor.get('to_rgb')) == rgb else 'rgb'
 
 
-def norm_of(preprocessor: Mapping) -> Norm:
-    """Mean and deviation of mmpretrain's data preprocessor, of RGB whatever its own order.
+def norm_of(preprocessor: Mapping, order: str) -> Norm:
+    """Mean and deviation of mmpretrain's data preprocessor, of RGB whatever its ``order``.
 
     0 and 1 where it normalises nothing. Raises ValueError, 'mean=...', where they are not three
     numbers, or one for all channels, or a deviation is none above 0.
@@ -151,7 +140,7 @@ def norm_of(preprocessor: Mapping) -> Norm:
     found = {}
     for name, default in (('mean', 0.), ('std', 1.)):
         values = default if preprocessor.get('mean') is None else preprocessor.get(name)
-        values = _channels(values, channel_order_of(preprocessor))
+        values = _channels(values, order)
         if len(values) != 3 or not all(
                 isinstance(value, (int, float)) and math.isfinite(value)
                 and (name == 'mean' or value > 0) for value in values):
@@ -169,28 +158,6 @@ def _channels(values, order: str) -> list:
 
 def _few(values) -> str:
     return '/'.join(f'{value:g}' for value in values)
-
-
-def dataset_configs(cfg: Mapping, loader: str) -> Iterator[tuple[str, dict]]:
-    """Data set configs of a dataloader with their dotted names, through such as RepeatDataset."""
-    yield from _inner_configs((cfg.get(loader) or {}).get('dataset'), f'{loader}.dataset')
-
-
-def _inner_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
-    if not isinstance(dataset, dict):
-        return
-    inner = [('dataset', dataset.get('dataset'))] if 'dataset' in dataset else [
-        (f'datasets.{i}', d) for i, d in enumerate(dataset.get('datasets', ()))]
-    if not inner:
-        yield field, dataset
-    for name, child in inner:
-        yield from _inner_configs(child, f'{field}.{name}')
-
-
-def pipelines_of(cfg, loader: str) -> list[list]:
-    """The pipelines of a dataloader's data sets, without empty ones."""
-    return [dataset['pipeline'] for _, dataset in dataset_configs(cfg, loader)
-            if dataset.get('pipeline')]
 
 
 def resolution_of(cfg) -> int | None:
@@ -219,7 +186,8 @@ def norm_mismatch(norm: Norm, source: str, cfg) -> str | None:
     ours = [given.get('mean'), given.get('std')]
     if None in ours:
         return None
-    order = channel_order_of(given) if cfg.get('default_scope') == 'mmpretrain' else 'rgb'
+    order = 'rgb' if cfg.get('default_scope') != 'mmpretrain' else channel_order_of(
+        given, data_are_rgb(cfg))
     ours = [list(map(float, _channels(values, order))) for values in ours]
     if ours == [list(norm.mean), list(norm.std)]:
         return None

@@ -12,9 +12,8 @@ from mmeffnet.arch import Arch
 from mmeffnet.config_text import read_config
 from mmeffnet.features import resolve_arch
 from mmeffnet.scaling import ModelScaling
+from mmeffnet.weights.data import LOADERS, bare, data_are_rgb
 from mmeffnet.weights.settings import (
-    LOADERS,
-    bare,
     channel_order_of,
     eps_of,
     norm_of,
@@ -122,7 +121,8 @@ def _of_config(cfg: Mapping) -> dict:
     try:
         if bare(given.get('type')) not in PREPROCESSORS:
             raise ValueError(f'type={given["type"]!r}')
-        found |= dict(norm=norm_of(given), channel_order=channel_order_of(given))
+        order = channel_order_of(given, data_are_rgb(cfg))
+        found |= dict(norm=norm_of(given, order), channel_order=order)
     except ValueError as error:
         unread.append(f'data_preprocessor.{error}')
     pipeline = _test_pipeline(cfg)

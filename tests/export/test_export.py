@@ -377,7 +377,7 @@ AS_IT_IS = dict(type='PILToNumpy')
     (dict(type='KFoldDataset', dataset=dict(type='CIFAR10')), True), (dict(type=CIFAR100), True),
     (dict(type='ConcatDataset', datasets=[dict(pipeline=pipeline()), dict()]), False)])
 def test_the_order_of_images_is_followed_through_the_pipeline(dataset, rgb):
-    assert runtime.gives_rgb(dict(test_dataloader=dict(dataset=dataset))) is rgb
+    assert runtime.tests_rgb(dict(test_dataloader=dict(dataset=dataset))) is rgb
 
 
 @pytest.mark.parametrize('turns', [False, True])
@@ -400,11 +400,11 @@ def test_the_order_that_mmengines_own_preprocessor_gives_is_known(turns):
 def test_orders_that_are_not_one_are_refused(one, words):
     joined = dict(type='ConcatDataset', datasets=[one, dict(pipeline=pipeline())])
     with pytest.raises(InputError, match=words):
-        runtime.gives_rgb(dict(test_dataloader=dict(dataset=joined)))
+        runtime.tests_rgb(dict(test_dataloader=dict(dataset=joined)))
 
 
 @pytest.mark.parametrize('to_rgb', [False, True])
-def test_a_pipeline_that_gives_rgb_gives_the_same_logits(folder, to_rgb):
+def test_a_pipeline_that_tests_rgb_gives_the_same_logits(folder, to_rgb):
     """Those of mmpretrain's own model, by the file, in its place, and of what --int8 looks at."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, TRANSFORMS

@@ -41,6 +41,17 @@ def test_padding_eps_resolution_and_channel_order_are_compared(config):
         assert text in line
 
 
+def test_the_order_of_the_data_counts_as_well(config):
+    """CIFAR's are RGB, and ``to_rgb`` would turn them."""
+    entry = get_entry('efficientnet-b0_tpu-aa_in1k')
+    config.test_dataloader.dataset = dict(type='CIFAR10', pipeline=[
+        dict(type='Resize', scale=224), dict(type='PackInputs')])
+    assert 'channel order rgb where the config has bgr' in mismatch(entry, config)
+    apply(entry, config)
+    assert config.data_preprocessor.to_rgb is False
+    assert 'channel order' not in (mismatch(entry, config) or '')
+
+
 @pytest.mark.parametrize('name', ['efficientnet-b0_torchvision-v1_in1k',
                                   'efficientnet-b0_timm-ra4-e3600-r224_in1k',
                                   'efficientnet-b0_tpu-advprop_in1k'])

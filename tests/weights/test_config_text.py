@@ -73,6 +73,22 @@ def test_the_normalisation_is_that_of_rgb_whatever_the_order(given, norm, order)
     assert norm_mismatch(norm, 'epoch_1.pth', cfg) is None
 
 
+@pytest.mark.parametrize(('to_rgb', 'order'), [(False, 'rgb'), (True, 'bgr')])
+@pytest.mark.parametrize('wrapped', [lambda data: data,
+                                     lambda data: dict(type='RepeatDataset', dataset=data)])
+def test_data_that_are_rgb_already_are_turned_to_bgr(wrapped, to_rgb, order):
+    """CIFAR's, which no transform reads."""
+    cfg = config(dict(mean=[1, 2, 3], std=[4, 5, 6], to_rgb=to_rgb))
+    dataset = cfg.test_dataloader.dataset
+    cfg.test_dataloader.dataset = wrapped(dict(
+        type='mmpretrain.CIFAR10', pipeline=dataset.pipeline[1:]))
+    found = trained(dict(cfg=cfg.pretty_text))
+    norm = Norm(mean=(1, 2, 3), std=(4, 5, 6)) if order == 'rgb' else Norm(
+        mean=(3, 2, 1), std=(6, 5, 4))
+    assert (found['norm'], found['channel_order']) == (norm, order)
+    assert norm_mismatch(norm, 'epoch_1.pth', cfg) is None
+
+
 @pytest.mark.parametrize('given', [dict(mean=[1, 2], std=[1, 2]), dict(mean=[1, 2, 3]),
                                    dict(mean=[1, 2, 3], std=[1, 0, 1]), dict(mean='a', std=[1])])
 def test_a_normalisation_that_is_none_is_not_read(given):
