@@ -2,6 +2,7 @@
 import os
 import sys
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 TRACEBACK_SWITCH = 'MMEFFNET_TRACEBACK'
 
@@ -21,15 +22,21 @@ class RunError(Exception):
 # What the process ends with: 2 before anything was done, 1 on the way.
 EXIT_CODES = {InputError: 2, RunError: 1}
 INTERRUPTED = 130  # by Ctrl-C, by convention
+_WITHIN: ContextVar[bool] = ContextVar('_WITHIN', default=False)  # one_line_errors
 
 
 @contextmanager
 def one_line_errors(*also: type[Exception], go_on: str = ''):
     """End the process with one line for an InputError, a RunError, Ctrl-C and types in ``also``.
 
-    go_on: what is said after Ctrl-C of how to go on.
+    go_on: what is said after Ctrl-C of how to go on. Of a command that runs another the outer one
+    speaks.
     Setting MMEFFNET_TRACEBACK=1 lets the exception through, with its traceback.
     """
+    if _WITHIN.get():
+        yield
+        return
+    within = _WITHIN.set(True)
     try:
         yield
     except KeyboardInterrupt:
@@ -44,6 +51,8 @@ def one_line_errors(*also: type[Exception], go_on: str = ''):
         hint = '' if known else f' [{TRACEBACK_SWITCH}=1 shows where]'
         print(f'error: {one_line(error)}{hint}', file=sys.stderr)
         sys.exit(known[0] if known else 2)
+    finally:
+        _WITHIN.reset(within)
 
 
 def check_numbers(args, least: int, *names: str) -> None:

@@ -23,6 +23,7 @@ from rich.progress import track
 
 import mmeffnet
 from mmeffnet.engine import adjust, cli, run
+from mmeffnet.errors import one_line_errors
 
 SANITY = 'quickstart/efficientnet-b0_digits-paper.py'
 
@@ -182,6 +183,12 @@ def main() -> None:
                         default=our_config({}).train_cfg.max_epochs)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/recipes'))
     args = parser.parse_args()
+    with one_line_errors(go_on='the same command goes on after the runs that are in --out'):
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Make the runs that are not in --out, and print the table after each."""
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / 'results.json'
     results = json.loads(file.read_text()) if file.exists() else {}

@@ -7,6 +7,7 @@ no cluster: a file is the whole state.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import random
 import statistics
@@ -129,7 +130,14 @@ def search(study: optuna.Study, base: Base, config: str, epochs: int, folder: Pa
 
         return train(cfg, folder / f'trial{trial.number}', tell)[-1]
 
+    logging.getLogger('optuna.study._optimize').addFilter(_without_traceback)
     study.optimize(objective, timeout=budget)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """An error that ends a trial ends the search as well, which tells it."""
+    record.exc_info = None
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)

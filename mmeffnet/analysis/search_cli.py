@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None) -> None:
     """tools/search_coefficients.py. Exits with 2 and one line where an argument is wrong."""
     args = parser().parse_args(argv)
-    with one_line_errors():
+    with one_line_errors(go_on='the same command goes on with the trials that are left'):
         try:
             import optuna
         except ModuleNotFoundError as error:

@@ -128,7 +128,8 @@ def test_the_best_is_never_stopped_early(turn, instant, tmp_path):
     assert (best.candidate, len(best.values)) == (space[0], 1)
 
 
-def test_what_was_interrupted_or_failed_is_tried_again_and_last(instant, tmp_path, monkeypatch):
+def test_what_was_interrupted_or_failed_is_tried_again_and_last(instant, tmp_path, monkeypatch,
+                                                               caplog):
     def broken(cfg, work_dir, tell):
         raise errors.pop()
 
@@ -138,6 +139,8 @@ def test_what_was_interrupted_or_failed_is_tried_again_and_last(instant, tmp_pat
         study = search.open_study(tmp_path, SOME, [0])
         with pytest.raises(kind):
             search.search(study, TINY, '', 3, tmp_path)
+    told = [record for record in caplog.records if 'KeyboardInterrupt' in record.getMessage()]
+    assert [record.exc_info for record in told] == [None]  # no traceback before the way on
     failed = [trial.params['candidate'] for trial in study.trials]
     monkeypatch.setattr(trials, 'train', train)
     search.search(search.open_study(tmp_path, SOME, [0]), TINY, '', 3, tmp_path)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mmeffnet.errors import one_line_errors
 from mmeffnet.plugin import MIM
 
 
@@ -27,6 +28,23 @@ def rows(tool, monkeypatch, capsys, folder, *argv):
     monkeypatch.setattr('sys.argv', ['compare_recipes.py', '--out', str(folder), *argv])
     tool.main()
     return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_ctrl_c_says_how_this_tool_goes_on(tool, monkeypatch, capsys, tmp_path):
+    """Also within a training of ours, which has a way on of its own."""
+    whole = tool.accuracies
+
+    def interrupted(*args):
+        with one_line_errors(go_on='--resume'):
+            raise KeyboardInterrupt
+    monkeypatch.setattr(tool, 'accuracies', interrupted)
+    run = [tool, monkeypatch, capsys, tmp_path, '--recipes', 'timm', '--seeds', '0']
+    with pytest.raises(SystemExit, match='130'):
+        rows(*run)
+    assert capsys.readouterr().err == (
+        'interrupted: the same command goes on after the runs that are in --out\n')
+    monkeypatch.setattr(tool, 'accuracies', whole)
+    assert rows(*run).startswith('| timm | 12.00 |')
 
 
 def test_a_trial_of_fewer_epochs_takes_the_place_of_no_training(
