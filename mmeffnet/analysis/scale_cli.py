@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add('--phi', type=float, help="the paper's compound coefficient")
     for name in ('width', 'depth'):
         add(f'--{name}', type=float, metavar='FACTOR', help='1 by default')
-    add('--resolution', type=int, metavar='PX', help="side of the images; the base's by default")
+    add('--resolution', type=int, metavar='PX', help="side of the images; --arch's by default")
     add('--target-macs', metavar='1.0G', help='multiply-adds of one image')
     add('--target-params', metavar='8M', help='parameters, with --classes')
     add('--target-latency', metavar='30ms', help='of one image in inference, measured here')

@@ -50,7 +50,25 @@ def data_problem(cfg: Config, loader: str) -> str | None:
         hidden = folder and [path for path in sorted(folder.glob('.*')) if path.is_dir()]
         if hidden:
             return _hidden_message(hidden[0])
+        if line := _wrong_line(dataset):
+            return f'{field}: {line}'
     return None
+
+
+def _wrong_line(dataset: dict) -> str:
+    """The first line of a data set's list that is no name and label, for a message; or nothing."""
+    listed, root = list_and_folder(dataset), dataset.get('data_root') or ''
+    path = listed[0] if listed else Path(root, f'meta/{dataset.get("split")}.txt')
+    if _type(dataset) not in LAYOUTS or not dataset.get('with_label', True) or (
+            not path.is_file()):
+        return ''
+    with path.open(errors='replace') as lines:
+        for number, line in enumerate(lines, start=1):
+            name, _, label = line.strip().rpartition(' ')
+            if not name or not label.isdecimal():
+                return (f'line {number} of {str(path)!r} is {line.strip()!r}, and a file, a space '
+                        'and the number of a class are due; repair or remove it')
+    return ''
 
 
 def build_problem(error: Exception, cfg: Config, stage: str) -> str:

@@ -107,6 +107,29 @@ def test_a_failure_is_blamed_on_hidden_folders_among_the_classes_alone(dataset, 
         'others: delete it or move it away' if named else None)
 
 
+@pytest.mark.parametrize('dataset', [
+    dict(type='CustomDataset', data_root='data/train', ann_file='meta/val.txt'),
+    dict(type='mmpretrain.ImageNet', data_root='data/train', split='val')], ids=['custom', 'split'])
+@pytest.mark.parametrize(('line', 'blamed'), [
+    ('', True), ('dog/0.png', True), ('dog/0.png x', True), ('my dog/0.png 1', False),
+    ('dog/0.png\t1', True), ('dog\x0c/0.png 1', False)])
+def test_a_line_of_a_list_that_cannot_be_read_is_named(dataset, line, blamed, folder):
+    init_default_scope('mmpretrain')
+    path = folder / 'meta/val.txt'
+    for name in ('meta', 'val'):
+        (folder / name).mkdir()
+    path.write_bytes(f'cat/0.png 0\r\n{line}\r\ncat/0.png 0\r\n'.encode())
+    problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader') or ''
+    assert problem == (
+        f"loader.dataset: line 2 of 'data/train/meta/val.txt' is {line!r}, and a file, a space and "
+        'the number of a class are due; repair or remove it' if blamed else '')
+    if blamed:
+        with pytest.raises(ValueError, match=r'not enough values|invalid literal'):
+            DATASETS.build(dict(dataset, type=f'mmpretrain.{dataset["type"].split(".")[-1]}'))
+    without_labels = dict(dataset, with_label=False)
+    assert data_problem(Config(dict(loader=dict(dataset=without_labels))), 'loader') is None
+
+
 @pytest.mark.parametrize(('kind', 'named'), [
     ('CUB', None), ('mmpretrain.Flowers102', None), ('CIFAR100', None),
     ('mmpretrain.ImageNet', 'val'), ('ImageNet21k', 'val')])
