@@ -173,7 +173,8 @@ def _build(weights) -> Classifier:
         # Every tensor comes from the file: no memory and no time for random ones.
         padding, eps = origins.numerics(weights)
         backbone = EfficientNet(arch=weights.variant or weights.stated['arch'],
-                                conv_cfg=CONVS[padding], norm_cfg=dict(type='BN', eps=eps))
+                                conv_cfg=CONVS[padding], norm_cfg=dict(type='BN', eps=eps),
+                                deploy='backbone.layers.0.conv.bias' in weights.state)
         model = Classifier(backbone, EfficientNetHead(num_classes=weights.classes,
                                                       in_channels=backbone.out_channels))
     _check_tensors(weights, model.state_dict())

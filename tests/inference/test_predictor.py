@@ -131,6 +131,20 @@ def test_a_large_picture_is_kept_smaller_for_showing(predictor, size, shown):
     assert outcome.image.size == shown
 
 
+def test_weights_of_a_deployed_network_give_what_they_gave_before():
+    weights = random_weights('b0')
+    network = build_network(weights, device='cpu').model
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(image)
+        network.backbone.switch_to_deploy()
+        deployed = build_network(replace(weights, state=network.state_dict()), device='cpu').model
+        assert deployed.backbone.deploy
+        assert expected.std() > 0.1 * expected.abs().max()
+        torch.testing.assert_close(deployed(image), expected, rtol=0,
+                                   atol=1e-5 * expected.abs().max().item())
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_weights_of_half_precision_are_run_in_float32(dtype):
     weights = random_weights()
