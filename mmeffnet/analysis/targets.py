@@ -98,7 +98,11 @@ def nearest(cost: Callable[[ModelScaling], float], target: float, ratio: Ratio, 
             below = middle
         else:
             above = middle
+
+    def distance(found: Found) -> float:
+        return abs(found.cost - target)
+
     # A time that was measured may have been longer than that of a larger network.
-    best = min(seen.values(), key=lambda found: abs(found.cost - target))
-    around = {found.phi: found for found in (best, seen[below], seen[above])}
-    return sorted(around.values(), key=lambda found: abs(found.cost - target))
+    around = sorted((seen[below], seen[above]), key=distance)
+    best = min(seen.values(), key=distance)
+    return [best, *around] if distance(best) < distance(around[0]) else around

@@ -186,6 +186,8 @@ def _augment(cfg: Config) -> None:
     # A config may name one of them several times.
     datasets = {id(dataset): dataset
                 for _, dataset in dataset_configs(cfg, 'test_dataloader')}.values()
+    if not datasets:
+        raise InputError('--tta: test_dataloader has no data set whose pipeline could be set')
     given = 'tta_model' in cfg and 'tta_pipeline' in cfg
     if not given:
         if cfg.get('default_scope') != 'mmpretrain' or not all(

@@ -26,9 +26,12 @@ LAYOUTS = {
                      'lines "file label"',
 }
 # How Python says that a call lacks an argument or has one too many.
+WHOLE = re.compile(r'[-+]?[0-9]+(_[0-9]+)*')  # what Python reads as a whole number
 ARGUMENT = re.compile('(keyword|positional) argument')
 # What MMEngine says where nothing is left of a data set; numpy's words, of packing.
 NO_SAMPLE = 'need at least one array to concatenate'
+# Python's words for a line of a list that is no name and number.
+NO_LINE = 'not enough values to unpack', 'invalid literal for int()'
 
 
 def data_problem(cfg: Config, loader: str) -> str | None:
@@ -50,8 +53,6 @@ def data_problem(cfg: Config, loader: str) -> str | None:
         hidden = folder and [path for path in sorted(folder.glob('.*')) if path.is_dir()]
         if hidden:
             return _hidden_message(hidden[0])
-        if line := _wrong_line(dataset):
-            return f'{field}: {line}'
     return None
 
 
@@ -64,8 +65,8 @@ def _wrong_line(dataset: dict) -> str:
         return ''
     with path.open(errors='replace') as lines:
         for number, line in enumerate(lines, start=1):
-            name, _, label = line.strip().rpartition(' ')
-            if not name or not label.isdecimal():
+            *name, label = line.strip().rsplit(' ', 1)  # as mmpretrain does it
+            if not name or not WHOLE.fullmatch(label):
                 return (f'line {number} of {str(path)!r} is {line.strip()!r}, and a file, a space '
                         'and the number of a class are due; repair or remove it')
     return ''
@@ -82,6 +83,9 @@ def build_problem(error: Exception, cfg: Config, stage: str) -> str:
         return problem or f'{stage}_evaluator: {text}'
     if NO_SAMPLE in str(error):
         text = _where_to_look(cfg, loader)
+    if any(words in str(error) for words in NO_LINE):
+        text = next(filter(None, (_wrong_line(dataset) for _, dataset in dataset_configs(
+            cfg, loader))), text)
     # A key that is not known, or one too few: no file is to blame for it.
     by_config = isinstance(error, TypeError) and ARGUMENT.search(str(error))
     return ((None if by_config else data_problem(cfg, loader))

@@ -1,7 +1,7 @@
 """Scores that the best checkpoint is chosen by: names that a validation has none of are refused."""
+import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from numbers import Real
 
 import numpy as np
 import torch
@@ -47,5 +47,7 @@ def check_given(keys: Iterable[str], scores: Mapping) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, Real) or isinstance(value, (np.ndarray, torch.Tensor)) and (
-        value.size if isinstance(value, np.ndarray) else value.numel()) == 1
+    """Or something else that has one value and is no text."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return math.prod(value.shape) == 1
+    return not isinstance(value, (str, Iterable))

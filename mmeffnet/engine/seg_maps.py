@@ -106,9 +106,11 @@ def check_files(dataset, loader: str, most_missing: int = 0) -> None:
     if getattr(dataset, 'backend_args', None) or not any(
             getattr(step, 'with_seg', False) for step in steps):  # elsewhere, or not read
         return
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    samples = [[Path(info[key]) for key in ('img_path', 'seg_map_path')
-                if info.get(key) and '://' not in info[key]] for info in infos]
+    samples, maps = [], []  # and not all that is known of a sample
+    for info in map(dataset.get_data_info, range(len(dataset))):
+        samples.append([Path(info[key]) for key in ('img_path', 'seg_map_path')
+                        if info.get(key) and '://' not in info[key]])
+        maps += [info['seg_map_path']] if info.get('seg_map_path') else []
     absent = not_there({path for paths in samples for path in paths})
     lacking = [missing for paths in samples if (missing := [p for p in paths if p in absent])]
     if lacking:
@@ -120,7 +122,7 @@ def check_files(dataset, loader: str, most_missing: int = 0) -> None:
                'samples')
     if any(type(step).__module__.startswith('mmseg.') for step in steps
            if getattr(step, 'with_seg', False)):
-        _check_bits([path for path in (info.get('seg_map_path') for info in infos) if path], loader)
+        _check_bits(maps, loader)
 
 
 def _check_bits(paths: list[str], loader: str) -> None:
@@ -131,9 +133,11 @@ def _check_bits(paths: list[str], loader: str) -> None:
                 if not picture.mode.startswith(WIDE):
                     continue
                 labels = np.asarray(picture)
-        except OSError:  # what cannot be read is named when it is, or is missing and told
+        # What cannot be read is named when it is, or is missing and told.
+        except (OSError, Image.DecompressionBombError):
             continue
-        wide = labels[(labels > 255) & (labels % 256 != 255)]  # 65535 becomes 255, as was meant
+        # Of 257 times a label its last 8 bits are the label; 65535 becomes 255.
+        wide = labels[(labels > 255) & (labels % 257 != 0)]
         if wide.size:
             raise InputError(f'{loader}: map {str(path)!r} has label {int(wide[0])}, which mmseg '
                              f'would take for {int(wide[0]) % 256}: it keeps 8 bits of a label. '

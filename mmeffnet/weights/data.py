@@ -34,7 +34,7 @@ def _inner_configs(dataset, field: str) -> Iterator[tuple[str, dict]]:
     if not isinstance(dataset, dict):
         return
     inner = [('dataset', dataset.get('dataset'))] if 'dataset' in dataset else [
-        (f'datasets.{i}', d) for i, d in enumerate(dataset.get('datasets', ()))]
+        (f'datasets.{i}', d) for i, d in enumerate(dataset.get('datasets') or ())]
     if not inner:
         yield field, dataset
     for name, child in inner:

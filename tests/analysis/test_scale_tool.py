@@ -66,6 +66,15 @@ def test_large_networks_are_not_measured_for_a_small_target():
     assert len(asked) < 8
 
 
+def test_of_equal_costs_those_next_to_the_target_are_given():
+    """Counts stand still where a step of phi changes no layer."""
+    def steps(scaling):
+        return math.floor(scaling.depth * 4)
+    found = nearest(steps, 4.5, Ratio(), grain=0.01)
+    assert [one.cost for one in found] == [4, 5]
+    assert found[1].phi - found[0].phi == pytest.approx(0.01)
+
+
 def test_a_time_that_was_disturbed_hides_no_nearer_one():
     """Measured five times too long where phi is 0.2, between 0 and 0.5."""
     def seconds(scaling):

@@ -14,6 +14,7 @@ from torch import nn
 import mmeffnet.datasets  # noqa: F401
 from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
 from mmeffnet.engine.data_checks import (
+    build_problem,
     check_dataset,
     class_folder,
     data_problem,
@@ -107,27 +108,46 @@ def test_a_failure_is_blamed_on_hidden_folders_among_the_classes_alone(dataset, 
         'others: delete it or move it away' if named else None)
 
 
-@pytest.mark.parametrize('dataset', [
-    dict(type='CustomDataset', data_root='data/train', ann_file='meta/val.txt'),
-    dict(type='mmpretrain.ImageNet', data_root='data/train', split='val')], ids=['custom', 'split'])
-@pytest.mark.parametrize(('line', 'blamed'), [
-    ('', True), ('dog/0.png', True), ('dog/0.png x', True), ('my dog/0.png 1', False),
-    ('dog/0.png\t1', True), ('dog\x0c/0.png 1', False)])
-def test_a_line_of_a_list_that_cannot_be_read_is_named(dataset, line, blamed, folder):
-    init_default_scope('mmpretrain')
-    path = folder / 'meta/val.txt'
-    for name in ('meta', 'val'):
-        (folder / name).mkdir()
-    path.write_bytes(f'cat/0.png 0\r\n{line}\r\ncat/0.png 0\r\n'.encode())
-    problem = data_problem(Config(dict(loader=dict(dataset=dataset))), 'loader') or ''
+@pytest.mark.parametrize(('dataset', 'file'), [
+    (dict(type='CustomDataset', ann_file='meta/val.txt'), " (ann_file 'data/train/meta/val.txt')"),
+    (dict(type='ImageNet', split='val'), '')], ids=['custom', 'split'])
+@pytest.mark.parametrize('line', ['', 'dog/0.png', 'dog/0.png x', 'dog/0.png\t1'])
+def test_a_line_of_a_list_that_cannot_be_read_is_named(dataset, file, line, folder):
+    error, problem = failure(dataset, line, folder)
     assert problem == (
-        f"loader.dataset: line 2 of 'data/train/meta/val.txt' is {line!r}, and a file, a space and "
-        'the number of a class are due; repair or remove it' if blamed else '')
-    if blamed:
-        with pytest.raises(ValueError, match=r'not enough values|invalid literal'):
-            DATASETS.build(dict(dataset, type=f'mmpretrain.{dataset["type"].split(".")[-1]}'))
-    without_labels = dict(dataset, with_label=False)
-    assert data_problem(Config(dict(loader=dict(dataset=without_labels))), 'loader') is None
+        f"test_dataloader{file}: line 2 of 'data/train/meta/val.txt' is {line!r}, and a file, a "
+        'space and the number of a class are due; repair or remove it')
+    assert isinstance(error, ValueError)
+
+
+@pytest.mark.parametrize('line', ['my dog/0.png 1', 'dog\x0c/0.png 1', 'dog/0.png -1',
+                                  'dog/0.png +1', 'dog/0.png 1_0'])
+@pytest.mark.parametrize('pipeline', [(), [dict(type='Unheard')]], ids=['good', 'a wrong step'])
+def test_a_list_that_can_be_read_is_not_blamed(line, pipeline, folder):
+    error, problem = failure(dict(type='ImageNet', split='val', pipeline=pipeline), line, folder)
+    assert (error is None) == (not pipeline)
+    assert 'line 2' not in problem
+    assert ('Unheard' in problem) == bool(pipeline)
+    # Nor is one without labels for another mistake.
+    *_, problem = failure(dict(type='ImageNet', split='val', pipeline=[dict(type='Unheard')]),
+                          'dog/0.png', folder, with_label=False)
+    assert 'Unheard' in problem
+
+
+def failure(dataset, line, folder, **options):
+    """How a data set with such a line fails, None where it does not, and what is said of it."""
+    init_default_scope('mmpretrain')
+    for name in ('meta', 'val'):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / 'meta/val.txt').write_bytes(
+        f'cat/0.png 0\r\n{line}\r\ncat/0.png 0\r\n'.encode())
+    dataset = dict(dataset, data_root='data/train', **options)
+    try:
+        DATASETS.build(dict(dataset, type=f'mmpretrain.{dataset["type"]}'))
+    except (ValueError, KeyError) as error:
+        cfg = Config(dict(test_dataloader=dict(dataset=dataset)))
+        return error, build_problem(error, cfg, 'test')
+    return None, ''
 
 
 @pytest.mark.parametrize(('kind', 'named'), [

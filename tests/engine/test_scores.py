@@ -1,4 +1,6 @@
 """Names that the best checkpoint is chosen by, and that no validation gives."""
+from decimal import Decimal
+
 import numpy as np
 import pytest
 import torch
@@ -66,12 +68,14 @@ def test_a_run_without_the_score_ends_in_words_and_can_go_on(tmp_path):
     assert (tmp_path / 'best_score_epoch_2.pth').exists()
 
 
-@pytest.mark.parametrize('number', [1, .5, np.float32(.5), np.ones(()), torch.ones(1), None],
-                         ids=repr)
+@pytest.mark.parametrize('number', [
+    1, .5, True, np.bool_(True), Decimal('.5'), np.float32(.5), np.ones(()), torch.ones(1), None],
+    ids=repr)
 def test_scores_that_can_be_compared_are_taken(number):
     check_given(['auto', 'one'], dict(one=number, two=[1., 2.]))
-    with pytest.raises(RunError, match="'two' is no single number"):
-        check_given(['two'], dict(one=number, two=[1., 2.]))
+    for other in ([1., 2.], 'text', dict(a=1.), torch.ones(2)):
+        with pytest.raises(RunError, match="'two' is no single number"):
+            check_given(['two'], dict(one=number, two=other))
 
 
 @pytest.mark.parametrize(('scores', 'key', 'text'), [

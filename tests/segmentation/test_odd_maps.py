@@ -193,12 +193,21 @@ def test_labels_beyond_8_bits_are_refused_before_the_first_step(maps):
 
 @pytest.mark.parametrize('change', [
     lambda made: made.astype(np.uint16), lambda made: np.where(made == 255, 65535, made).astype(
-        np.uint16)], ids=['small numbers', 'ignored as 65535'])
+        np.uint16), lambda made: made.astype(np.uint16) * 257],
+    ids=['small numbers', 'ignored as 65535', '8 bits in 16'])
 def test_maps_of_16_bits_that_lose_nothing_are_taken(change, maps):
     data = dataset(maps(change))
     check_dataset(data, nn.Module(), 'train_dataloader')
     found = guarded(data, 'train')[1]['data_samples'].gt_sem_seg.data
     assert set(found.unique().tolist()) <= {0, 1, 2, 255}
+
+
+def test_a_map_that_pillow_finds_too_large_is_left_to_its_reader(maps, monkeypatch):
+    data = dataset(maps())
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 9)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(data.data_root + '/maps/1.png')
+    check_dataset(data, nn.Module(), 'train_dataloader')
 
 
 def test_a_map_that_cannot_be_opened_is_left_to_its_reader(maps):
