@@ -72,8 +72,8 @@ def nearest(cost: Callable[[ModelScaling], float], target: float, ratio: Ratio, 
 
     cost: should not fall as phi grows; where it did, what came nearer on the way is given before
     them. It is asked for multiples of ``grain`` only, for few and from the base outwards, since the
-    largest networks take long to measure. One entry where the
-    target lies beyond the smallest or largest network.
+    largest networks take long to measure. One entry where the target lies beyond the smallest or
+    largest network.
     """
     low, high = (round(phi / grain) for phi in ratio.range)
     seen = {}

@@ -26,7 +26,6 @@ LAYOUTS = {
                      'lines "file label"',
 }
 # How Python says that a call lacks an argument or has one too many.
-WHOLE = re.compile(r'[-+]?[0-9]+(_[0-9]+)*')  # what Python reads as a whole number
 ARGUMENT = re.compile('(keyword|positional) argument')
 # What MMEngine says where nothing is left of a data set; numpy's words, of packing.
 NO_SAMPLE = 'need at least one array to concatenate'
@@ -58,15 +57,18 @@ def data_problem(cfg: Config, loader: str) -> str | None:
 
 def _wrong_line(dataset: dict) -> str:
     """The first line of a data set's list that is no name and label, for a message; or nothing."""
-    listed, root = list_and_folder(dataset), dataset.get('data_root') or ''
-    path = listed[0] if listed else Path(root, f'meta/{dataset.get("split")}.txt')
-    if _type(dataset) not in LAYOUTS or not dataset.get('with_label', True) or (
-            not path.is_file()):
+    if _type(dataset) not in LAYOUTS or not dataset.get('with_label', True):
+        return ''
+    listed = list_and_folder(dataset)
+    path = listed[0] if listed else _split_list(dataset)
+    if path is None or not path.is_file():
         return ''
     with path.open(errors='replace') as lines:
         for number, line in enumerate(lines, start=1):
-            *name, label = line.strip().rsplit(' ', 1)  # as mmpretrain does it
-            if not name or not WHOLE.fullmatch(label):
+            try:  # as mmpretrain reads it
+                _, label = line.strip().rsplit(' ', 1)
+                int(label)
+            except ValueError:
                 return (f'line {number} of {str(path)!r} is {line.strip()!r}, and a file, a space '
                         'and the number of a class are due; repair or remove it')
     return ''
@@ -213,11 +215,18 @@ def _paths(dataset: dict) -> Iterator[tuple]:
 def class_folder(dataset: dict) -> Path | None:
     """The folder whose folders are the classes of a data set config, None where they are not."""
     found = {name: path for name, path, _ in _paths(dataset)}
-    root, split = found.get('data_root'), dataset.get('split')
-    listed = 'ann_file' in found or (root and split and (root / f'meta/{split}.txt').is_file())
-    if listed or _type(dataset) not in LAYOUTS or not dataset.get('with_label', True):
+    if _type(dataset) not in LAYOUTS or not dataset.get('with_label', True) or (
+            'ann_file' in found or _split_list(dataset)):
         return None
+    root = found.get('data_root')
     return found.get('data_prefix', found.get('data_prefix.img_path', root))
+
+
+def _split_list(dataset: dict) -> Path | None:
+    """The list that ImageNet's split has in its root; None where there is none."""
+    root, split = dataset.get('data_root'), dataset.get('split')
+    path = Path(root, f'meta/{split}.txt') if root and split else None
+    return path if path and path.is_file() else None
 
 
 def list_and_folder(dataset: dict) -> tuple[Path, Path] | None:

@@ -15,8 +15,10 @@ from mmeffnet.errors import InputError, one_line
 from mmeffnet.inference import DEFAULT_WEIGHTS, origins
 from mmeffnet.inference.settings import Settings
 from mmeffnet.models import EfficientNet, EfficientNetHead
+from mmeffnet.models.deploy import folded
 from mmeffnet.models.efficientnet import CONVS
 from mmeffnet.weights import load_weights
+from mmeffnet.weights.layouts import BACKBONE
 from mmeffnet.weights.translate import COUNTERS
 
 IMAGENET_CLASSES = 1000
@@ -174,7 +176,7 @@ def _build(weights) -> Classifier:
         padding, eps = origins.numerics(weights)
         backbone = EfficientNet(arch=weights.variant or weights.stated['arch'],
                                 conv_cfg=CONVS[padding], norm_cfg=dict(type='BN', eps=eps),
-                                deploy='backbone.layers.0.conv.bias' in weights.state)
+                                deploy=folded(weights.state, BACKBONE))
         model = Classifier(backbone, EfficientNetHead(num_classes=weights.classes,
                                                       in_channels=backbone.out_channels))
     _check_tensors(weights, model.state_dict())

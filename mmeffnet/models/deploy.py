@@ -146,10 +146,14 @@ def prepare(backbone, size: Sequence[int]) -> None:
     backbone(torch.zeros((1, channels, *size), dtype=first.dtype, device=first.device))
 
 
+def folded(state: Mapping[str, torch.Tensor], prefix: str) -> bool:
+    """Whether weights are those of a deployed network: only there convolutions have a bias."""
+    return f'{prefix}layers.0.conv.bias' in state
+
+
 def check_form(state: Mapping[str, torch.Tensor], prefix: str, deployed: bool) -> None:
     """Refuse weights of the other form, of which MMEngine would load a part in silence."""
-    folded = f'{prefix}layers.0.conv.bias' in state
-    if f'{prefix}layers.0.conv.weight' not in state or folded == deployed:
+    if f'{prefix}layers.0.conv.weight' not in state or folded(state, prefix) == deployed:
         return
     if deployed:
         raise InputError('the weights have BatchNorm, and this network is built with deploy=True: '
