@@ -61,14 +61,16 @@ def single_pass(arch: str, device: str):
     """Optimizer and average at once, of as many numbers: what memory and processor would allow."""
     numbers = complexity(VARIANTS[arch].arch, 32).parameters
     torch.manual_seed(0)
-    param, grad, square, step, average = (torch.rand(numbers, device=device) for _ in range(5))
+    param, grad, total, step, average = (torch.rand(numbers, device=device) for _ in range(5))
+
+    rate = RULE['lr'] / (1 - RULE['alpha']) ** .5
 
     @torch.compile
     def update():
         decayed = grad + RULE['weight_decay'] * param
-        mean = RULE['alpha'] * square + (1 - RULE['alpha']) * decayed * decayed
-        moved = RULE['momentum'] * step + RULE['lr'] * decayed / torch.sqrt(mean + RULE['eps'])
-        square.copy_(mean)
+        summed = RULE['alpha'] * total + RULE['eps'] + decayed * decayed
+        moved = RULE['momentum'] * step + rate * decayed / torch.sqrt(summed)
+        total.copy_(summed)
         step.copy_(moved)
         param.sub_(moved)
         average.lerp_(param, 1e-4)
@@ -76,7 +78,7 @@ def single_pass(arch: str, device: str):
     ours = torch.nn.Parameter(param.clone())
     ours.grad = grad
     optimizer = RMSpropTF([ours], **RULE)
-    optimizer.state[ours].update(square_avg=square.clone(), momentum_buffer=step.clone())
+    optimizer.state[ours].update(square_sum=total.clone(), momentum_buffer=step.clone())
     optimizer.step()
     update()
     torch.testing.assert_close(param, ours.detach())

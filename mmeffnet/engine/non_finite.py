@@ -16,7 +16,7 @@ from mmeffnet.engine.parallel import in_any_process
 from mmeffnet.engine.state import random_state, set_random_state
 from mmeffnet.errors import RunError
 from mmeffnet.files import whole
-from mmeffnet.optim.rmsprop import local
+from mmeffnet.optim.update import local
 from mmeffnet.registry import HOOKS
 
 

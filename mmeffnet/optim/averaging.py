@@ -5,7 +5,7 @@ import torch
 from mmengine.model import BaseAveragedModel
 from torch import nn
 
-from mmeffnet.optim.rmsprop import local
+from mmeffnet.optim.update import local
 from mmeffnet.registry import MODELS
 
 
@@ -66,8 +66,8 @@ class RampedAverage(BaseAveragedModel):
         start = calls <= self.interval
         if self._floats and not start and calls % self.interval == 0:
             mine, theirs = ([tensors[i] for i in self._floats] for tensors in (averages, weights))
-            theirs = [w if w.device == m.device else w.to(m.device)
-                      for m, w in zip(mine, theirs, strict=True)]
+            if len({tensor.device for tensor in (*mine, *theirs)}) > 1:
+                theirs = [w.to(m.device) for m, w in zip(mine, theirs, strict=True)]
             torch._foreach_lerp_(mine, theirs, self.rate(calls // self.interval - 1))
         copied = [(averages[i], weights[i])
                   for i in (range(len(averages)) if start else self._others)]

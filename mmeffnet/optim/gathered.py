@@ -8,7 +8,7 @@ import torch
 
 # Elements that an operation updates in one go: enough that calling it costs little beside it, few
 # enough that a processor's cache holds them from one operation to the next.
-PART = 2 ** 18
+PART = 2 ** 20
 
 
 class Gathered:

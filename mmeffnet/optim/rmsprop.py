@@ -2,22 +2,24 @@
 from collections import defaultdict
 
 import torch
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmeffnet.optim.gathered import Gathered
-from mmeffnet.optim.single_pass import all_at_once, numbers_of, single_pass, split
+from mmeffnet.optim.single_pass import all_at_once, numbers_of, split
+from mmeffnet.optim.sums import RULE, STEP, SUM, check_rule, follow_rule, have_state
+from mmeffnet.optim.update import (
+    PLAIN,
+    Scratch,
+    local,
+    update_each,
+    update_gathered,
+    update_together,
+)
 from mmeffnet.registry import OPTIMIZERS
 
 # Elements from which on a parameter is updated by itself on a CPU: calls cost little beside it, and
 # PyTorch shares it out among cores.
-LARGE = 2 ** 15
-PLAIN = {torch.Tensor, torch.nn.Parameter}
-# What each parameter has in the optimizer's state.
-SQUARE, STEP = 'square_avg', 'momentum_buffer'
-RULE = 'lr', 'alpha', 'eps', 'momentum', 'weight_decay', 'decoupled_weight_decay'
-# Of timm's RMSpropTF, with the value that leaves TensorFlow's rule as it is.
-VARIATIONS = dict(lr_in_momentum=True, centered=False, caution=False, corrected_weight_decay=False)
+LARGE = 2 ** 16
 
 
 @OPTIMIZERS.register_module()
@@ -43,9 +45,11 @@ class RMSpropTF(Optimizer):
             for tensors of a dense native type. Results are equal. On a CPU the state of small
             parameters then lies in common tensors, of which the state dict holds views.
 
-    Takes the saved state of timm's RMSpropTF, too. Raises ValueError naming the argument, its
-    value and the rule, or what tells that a saved state is that of another rule; RuntimeError for
-    sparse gradients.
+    The state of a parameter has ``momentum_buffer``, the step, and ``square_sum``, which is
+    (square + eps) / (1 - alpha): the rule in terms of it is shorter (``mmeffnet.optim.update``).
+    Takes the saved state of timm's RMSpropTF, too, with ``square_avg``, the square. Raises
+    ValueError naming the argument, its value and the rule, or what tells that a saved state is that
+    of another rule; RuntimeError for sparse gradients.
     Source: tf.compat.v1.train.RMSPropOptimizer.
     """
 
@@ -58,8 +62,8 @@ class RMSpropTF(Optimizer):
                 raise ValueError(f'{name}={value!r} must be {rule}')
         super().__init__(params, dict(
             lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay, foreach=foreach))
-        self._gathered, self._compiled = {}, False
+            decoupled_weight_decay=decoupled_weight_decay, foreach=foreach, sums_of=None))
+        self._gathered, self._scratch, self._compiled = {}, Scratch(), False
 
     def compile(self) -> None:
         """Have steps on a CPU made in one pass over memory, compiled at the first by torch.compile.
@@ -77,10 +81,12 @@ class RMSpropTF(Optimizer):
             if 'decoupled_decay' in group:  # timm's
                 group.setdefault('decoupled_weight_decay', group['decoupled_decay'])
             group.setdefault('foreach', None)
-            _check_rule(number, group)
+            group.setdefault('sums_of', None)
+            check_rule(number, group)
         super().__setstate__(state)
         self.__dict__.setdefault('_compiled', False)
-        self._gathered = {}  # of an optimizer that was copied or loaded as a whole
+        # Of an optimizer that was copied or loaded as a whole.
+        self._gathered, self._scratch = {}, Scratch()
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -89,28 +95,29 @@ class RMSpropTF(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            follow_rule(group, self.state)
         alike = self._alike()
         before, self._gathered = self._gathered, {}
         vectors, numbers = [], []  # of large parameters, for the compiler
-        for (device, together, rule, _), params in alike.items():
-            rule = dict(zip(RULE, rule, strict=True))
+        for device, together, rule, params in alike:
             if together is None:
                 together = {*map(type, params)} <= PLAIN
             if not together:
-                _update_each(*self._tensors(params), **rule)
+                update_each(*self._tensors(params, rule), self._scratch, **rule)
             elif device.type != 'cpu':
-                _update_together(*self._tensors(params), **rule)
+                update_together(*self._tensors(params, rule), **rule)
             else:
                 small = [param for param in params if param.numel() < LARGE]
                 if small:
                     self._update_small(small, before, rule)
                 large = [param for param in params if param.numel() >= LARGE]
-                tensors = self._tensors(large)
+                tensors = self._tensors(large, rule)
                 if self._compiled:
                     found, tensors = split(tensors)
                     vectors += found
                     numbers += [numbers_of(**rule)] * len(found)
-                _update_each(*tensors, **rule)
+                update_each(*tensors, self._scratch, **rule)
         if vectors:
             all_at_once()(*map(list, zip(*vectors, strict=True)), torch.stack(numbers))
         for gathered in before.values():
@@ -118,119 +125,42 @@ class RMSpropTF(Optimizer):
         return loss
 
     def _alike(self):
-        """Parameters with a gradient, by what foreach operations need and the rule they follow.
+        """Parameters with a gradient, by what foreach operations need and the rule they follow:
+        their device, ``foreach``, the rule and a list of them.
 
         Of all groups: MMEngine's ``paramwise_cfg`` makes one of each parameter.
         """
-        kinds = defaultdict(list)
+        kinds = defaultdict(lambda: defaultdict(list))
         for group in self.param_groups:
-            rule = tuple(group[key] for key in RULE)
+            of_rule = kinds[group['foreach'], tuple(group[key] for key in RULE)]
             for param in group['params']:
                 grad = param.grad
                 if grad is None:
                     continue
                 if grad.is_sparse:
                     raise RuntimeError('RMSpropTF takes dense gradients only')
-                types = param.dtype, grad.dtype
-                kinds[param.device, group['foreach'], rule, types].append(param)
-        return kinds
+                of_rule[param.device, param.dtype, grad.dtype].append(param)
+        return [(device, together, dict(zip(RULE, rule, strict=True)), params)
+                for (together, rule), found in kinds.items()
+                for (device, *_), params in found.items()]
 
     def _update_small(self, params, before, rule):
         """Alike, on a CPU: as one, if their state can be gathered. before: of the last step."""
-        tensors = self._tensors(params)
+        tensors = self._tensors(params, rule)
         gathered = before.pop(params[0], None)
         if gathered is not None and not gathered.holds(params, *tensors[2:]):
             gathered.leave(params, self.state)
             gathered = None
         if gathered is None and Gathered.possible(params, *tensors[1:]):
-            gathered = Gathered(params, [self.state[param] for param in params], (SQUARE, STEP))
+            gathered = Gathered(params, [self.state[param] for param in params], (SUM, STEP))
         if gathered is None:
-            _update_together(*tensors, **rule)
+            update_together(*tensors, **rule)
         else:
             self._gathered[params[0]] = gathered
-            _update_gathered(gathered, *tensors[:2], self._compiled, **rule)
+            update_gathered(gathered, *tensors[:2], self._compiled, **rule)
 
-    def _tensors(self, params):
-        squares, steps = [], []
-        for param in params:
-            state = self.state[param]
-            if SQUARE not in state:
-                state[SQUARE] = torch.ones_like(param, memory_format=torch.preserve_format)
-            if STEP not in state:  # timm's has none without momentum
-                state[STEP] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            squares.append(state[SQUARE])
-            steps.append(state[STEP])
+    def _tensors(self, params, rule):
+        states = [have_state(self.state[param], param, rule) for param in params]
         return [list(map(local, tensors)) for tensors in
-                (params, [param.grad for param in params], squares, steps)]
-
-
-def _check_rule(number: int, group: dict) -> None:
-    """ValueError for a saved parameter group of an optimizer that computes something else."""
-    found = [f'{key!r} is missing' for key in RULE if key not in group]
-    found += [f'{key}={group[key]!r}' for key, plain in VARIATIONS.items()
-              if group.get(key, plain) != plain
-              # Without momentum the rate scales the same step before or after.
-              and (key != 'lr_in_momentum' or group.get('momentum'))]
-    if found:
-        raise ValueError(f'param_groups[{number}] was saved by an optimizer of another rule than '
-                         f"RMSpropTF's ({', '.join(found)}): load the weights alone and start "
-                         'with a new optimizer')
-
-
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process' share of a sharded tensor, in place; other tensors as they are.
-
-    What an update does to each element by itself needs no other share, and operations on many
-    tensors at once take no mixture of both kinds.
-    """
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _update_each(params, grads, squares, steps, *, lr, weight_decay, decoupled_weight_decay,
-                 **rule) -> None:
-    for param, grad, square, step in zip(params, grads, squares, steps, strict=True):
-        if weight_decay and decoupled_weight_decay:
-            param.mul_(1 - lr * weight_decay)
-        elif weight_decay:
-            grad = grad.add(param, alpha=weight_decay)
-        _advance(grad, square, step, lr=lr, **rule)
-        param.sub_(step)
-
-
-def _update_gathered(gathered, params, grads, compiled, *, lr, weight_decay,
-                     decoupled_weight_decay, **rule) -> None:
-    torch._foreach_copy_(gathered.grads, grads)
-    if weight_decay and decoupled_weight_decay:
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
-    elif weight_decay:
-        torch._foreach_add_(gathered.grads, params, alpha=weight_decay)
-    if compiled:
-        numbers = numbers_of(lr=lr, weight_decay=0., decoupled_weight_decay=False, **rule)
-        for part in gathered.parts:
-            single_pass()(*part, numbers)
-    else:
-        for part in gathered.parts:
-            _advance(*part, lr=lr, **rule)
-    torch._foreach_sub_(params, gathered.states[STEP])
-
-
-def _advance(grad, square, step, *, lr, alpha, eps, momentum) -> None:
-    """The step to subtract, of a gradient that has the decay in it."""
-    square.mul_(alpha).addcmul_(grad, grad, value=1 - alpha)
-    step.mul_(momentum).addcdiv_(grad, square.add(eps).sqrt_(), value=lr)
-
-
-def _update_together(params, grads, squares, steps, *, lr, alpha, eps, momentum, weight_decay,
-                     decoupled_weight_decay) -> None:
-    """For accelerators, which are faster the more they are given at once."""
-    if weight_decay and decoupled_weight_decay:
-        torch._foreach_mul_(params, 1 - lr * weight_decay)
-    elif weight_decay:
-        grads = torch._foreach_add(grads, params, alpha=weight_decay)
-    torch._foreach_mul_(squares, alpha)
-    torch._foreach_addcmul_(squares, grads, grads, value=1 - alpha)
-    roots = torch._foreach_add(squares, eps)
-    torch._foreach_sqrt_(roots)
-    torch._foreach_mul_(steps, momentum)
-    torch._foreach_addcdiv_(steps, grads, roots, value=lr)
-    torch._foreach_sub_(params, steps)
+                (params, [param.grad for param in params],
+                 [state[SUM] for state in states], [state[STEP] for state in states])]

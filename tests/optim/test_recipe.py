@@ -39,7 +39,7 @@ def test_the_recipe_trains_resumes_and_evaluates_the_averaged_weights(config):
     # 0.128 x 32 / 2048 at step 15, the last of 16, of the 40 steps of warm-up.
     assert group['lr'] == pytest.approx(0.002 * 15 / 40)
     assert {g['weight_decay'] for g in (group, *rest)} == {1e-5, 0.}
-    assert {'square_avg', 'momentum_buffer'} <= whole['optimizer']['state'][0].keys()
+    assert {'square_sum', 'momentum_buffer'} <= whole['optimizer']['state'][0].keys()
     assert int(whole['ema_state_dict']['steps']) == 16
 
     result = run_tool('train.py', 'recipe.py', '--work-dir', 'part', '--auto-scale-lr',
