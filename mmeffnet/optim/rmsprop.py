@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 
 from mmeffnet.optim.gathered import Gathered
 from mmeffnet.optim.single_pass import all_at_once, numbers_of, split
-from mmeffnet.optim.sums import RULE, STEP, SUM, check_rule, follow_rule, have_state
+from mmeffnet.optim.sums import RULE, STEP, SUM, check_rule, have_state
 from mmeffnet.optim.update import (
     PLAIN,
     Scratch,
@@ -46,7 +46,9 @@ class RMSpropTF(Optimizer):
             parameters then lies in common tensors, of which the state dict holds views.
 
     The state of a parameter has ``momentum_buffer``, the step, and ``square_sum``, which is
-    (square + eps) / (1 - alpha): the rule in terms of it is shorter (``mmeffnet.optim.update``).
+    (square + eps) / (1 - alpha): the rule in terms of it is shorter (``mmeffnet.optim.update``);
+    ``sum_alpha`` and ``sum_eps`` are those of the sum. In float16 it has room for gradients below
+    256, where the square had it for 809: keep such parameters in float32.
     Takes the saved state of timm's RMSpropTF, too, with ``square_avg``, the square. Raises
     ValueError naming the argument, its value and the rule, or what tells that a saved state is that
     of another rule; RuntimeError for sparse gradients.
@@ -62,7 +64,7 @@ class RMSpropTF(Optimizer):
                 raise ValueError(f'{name}={value!r} must be {rule}')
         super().__init__(params, dict(
             lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay, foreach=foreach, sums_of=None))
+            decoupled_weight_decay=decoupled_weight_decay, foreach=foreach))
         self._gathered, self._scratch, self._compiled = {}, Scratch(), False
 
     def compile(self) -> None:
@@ -81,7 +83,6 @@ class RMSpropTF(Optimizer):
             if 'decoupled_decay' in group:  # timm's
                 group.setdefault('decoupled_weight_decay', group['decoupled_decay'])
             group.setdefault('foreach', None)
-            group.setdefault('sums_of', None)
             check_rule(number, group)
         super().__setstate__(state)
         self.__dict__.setdefault('_compiled', False)
@@ -95,8 +96,6 @@ class RMSpropTF(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            follow_rule(group, self.state)
         alike = self._alike()
         before, self._gathered = self._gathered, {}
         vectors, numbers = [], []  # of large parameters, for the compiler
@@ -140,7 +139,7 @@ class RMSpropTF(Optimizer):
                 if grad.is_sparse:
                     raise RuntimeError('RMSpropTF takes dense gradients only')
                 of_rule[param.device, param.dtype, grad.dtype].append(param)
-        return [(device, together, dict(zip(RULE, rule, strict=True)), params)
+        return [(device, together, _numbers(rule), params)
                 for (together, rule), found in kinds.items()
                 for (device, *_), params in found.items()]
 
@@ -164,3 +163,12 @@ class RMSpropTF(Optimizer):
         return [list(map(local, tensors)) for tensors in
                 (params, [param.grad for param in params],
                  [state[SUM] for state in states], [state[STEP] for state in states])]
+
+
+def _numbers(rule: tuple) -> dict:
+    """A group's rule by name; ValueError for an alpha that a scheduler made none."""
+    named = dict(zip(RULE, rule, strict=True))
+    named['alpha'], named['eps'] = float(named['alpha']), float(named['eps'])
+    if not 0 <= named['alpha'] < 1:
+        raise ValueError(f'alpha={named["alpha"]!r} must be at least 0 and below 1')
+    return named

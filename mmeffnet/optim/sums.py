@@ -1,8 +1,10 @@
 """What RMSpropTF keeps of each parameter, and what it makes of the state of others."""
 import torch
 
-# The step, and the mean square in another form: (square + eps) / (1 - alpha).
+# The step, and the mean square in another form: (square + eps) / (1 - alpha), which means something
+# only together with these two.
 SUM, STEP = 'square_sum', 'momentum_buffer'
+ALPHA, EPS = 'sum_alpha', 'sum_eps'
 # The mean square itself, in the state of timm's RMSpropTF and of our earlier ones.
 SQUARE = 'square_avg'
 RULE = 'lr', 'alpha', 'eps', 'momentum', 'weight_decay', 'decoupled_weight_decay'
@@ -24,28 +26,27 @@ def check_rule(number: int, group: dict) -> None:
 
 
 def have_state(state: dict, param: torch.Tensor, rule: dict) -> dict:
-    """The state of a parameter with all that belongs there, as it starts or from what others call
-    it."""
+    """The state of a parameter with all that belongs there for a rule: as it starts, of an earlier
+    step, or from what others call it.
+
+    Raises ValueError for the state of a parameter of another shape.
+    """
+    alpha, eps = rule['alpha'], rule['eps']
     if SQUARE in state:
-        state[SUM] = (state.pop(SQUARE) + rule['eps']) / (1 - rule['alpha'])
+        state[SUM] = (state.pop(SQUARE) + eps) / (1 - alpha)
     elif SUM not in state:  # of a square of one
-        state[SUM] = torch.full_like(param, (1 + rule['eps']) / (1 - rule['alpha']),
+        state[SUM] = torch.full_like(param, (1 + eps) / (1 - alpha),
                                      memory_format=torch.preserve_format)
+    elif (state.get(ALPHA, alpha), state.get(EPS, eps)) != (alpha, eps):
+        # A scheduler may change both; the square stays.
+        state[SUM].mul_((1 - state[ALPHA]) / (1 - alpha)).add_((eps - state[EPS]) / (1 - alpha))
+        state[SUM].clamp_(min=eps / (1 - alpha))  # against rounding
+    state[ALPHA], state[EPS] = alpha, eps
     if STEP not in state:  # timm's has none without momentum
         state[STEP] = torch.zeros_like(param, memory_format=torch.preserve_format)
+    if not param.shape == state[SUM].shape == state[STEP].shape:
+        raise ValueError(
+            f'a parameter of shape {tuple(param.shape)} has the state of one of shape '
+            f'{tuple(state[SUM].shape)}, as of another number of classes: load the weights alone '
+            'and start with a new optimizer')
     return state
-
-
-def follow_rule(group: dict, states: dict) -> None:
-    """Keep the squares of a group whose alpha or eps is another than at the last step.
-
-    Sums mean something only together with these two, which a scheduler may change.
-    """
-    now = group['alpha'], group['eps']
-    then = group['sums_of'] and tuple(group['sums_of'])
-    if then not in (None, now):
-        for param in group['params']:
-            if SUM in states.get(param, {}):
-                states[param][SUM].mul_((1 - then[0]) / (1 - now[0]))
-                states[param][SUM].add_((now[1] - then[1]) / (1 - now[0]))
-    group['sums_of'] = now

@@ -4,8 +4,6 @@ With sum = (square + eps) / (1 - alpha) the rule is  sum = alpha * sum + eps + g
 * step + lr / sqrt(1 - alpha) * g / sqrt(sum);  parameter -= step.  The sum's square and the
 division by its root are what Adagrad does, for which PyTorch has code that passes over memory once.
 """
-import functools
-
 import torch
 from torch.distributed.tensor import DTensor
 
@@ -96,29 +94,28 @@ def update_together(params, grads, sums, steps, *, lr, alpha, eps, momentum, wei
 
 def _advance(grad, total, step, vectors, *, lr, alpha, eps, momentum) -> None:
     """The step to subtract, of a gradient that has the decay in it. vectors: ``_as_vectors``."""
-    torch.add(_number(eps, total.dtype), total, alpha=alpha, out=total)
     step.mul_(momentum)
     rate = lr / (1 - alpha) ** .5
     if vectors:
+        offset = torch.tensor(eps, dtype=total.dtype, device='cpu')
+        torch.add(offset, total, alpha=alpha, out=total)
         if not same_order((grad, total)):
             grad = torch.empty_like(total).copy_(grad)
         torch._fused_adagrad_([step], [grad], [total], [ORDINAL], lr=rate, lr_decay=0.,
                               weight_decay=0., eps=0., maximize=True)
     else:
-        total.addcmul_(grad, grad)
+        total.mul_(alpha).add_(eps).addcmul_(grad, grad)
         step.addcdiv_(grad, total.sqrt(), value=rate)
-
-
-@functools.lru_cache(maxsize=8)
-def _number(value: float, dtype: torch.dtype) -> torch.Tensor:
-    return torch.tensor(value, dtype=dtype, device='cpu')
 
 
 def _as_vectors(*tensors) -> bool:
     """Whether Adagrad's code, which takes numbers as they lie in memory, may be given these.
 
-    The gradient's may lie in another order than those of the last two, the state.
+    The last three are gradient, sum and step; the gradient's may lie in another order.
     """
-    return (tensors[0].device.type == 'cpu' and {*map(type, tensors)} <= PLAIN
+    grad = tensors[-3]
+    return (grad.device.type == 'cpu' and {*map(type, tensors)} <= PLAIN
             and {tensor.dtype for tensor in tensors} in ({torch.float32}, {torch.float64})
-            and same_order(tensors[-2:]))
+            and len({tensor.shape for tensor in tensors}) == 1 and same_order(tensors[-2:])
+            # Numbers that are not in memory as they are.
+            and not (grad.is_neg() or grad._is_zerotensor()))

@@ -342,7 +342,8 @@ def test_what_others_replace_is_seen(change):
             optimizer.state[params[0]]['square_avg'] = torch.full((5, ), 4.)
         elif change == 'its data':  # as one does who moves an optimizer to a device and back
             for tensor in optimizer.state[params[0]].values():
-                tensor.data = tensor.data.clone()
+                if isinstance(tensor, torch.Tensor):
+                    tensor.data = tensor.data.clone()
         elif change == 'the data':
             params[0].data = torch.full((5, ), 3.)
         else:
@@ -391,26 +392,27 @@ def test_the_state_of_timms_goes_on(momentum, options):
 
 
 def test_a_state_that_has_the_square_itself_goes_on():
-    """As our earlier optimizers saved it, whose groups knew nothing of sums."""
+    """As our earlier optimizers saved it."""
     whole, ours = (torch.nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))
     one, resumed = RMSpropTF([whole]), RMSpropTF([ours])
     for step in range(3):
         give([whole], step)
         one.step()
     saved = copy.deepcopy(one.state_dict())
-    assert saved['param_groups'][0].pop('sums_of') == (0.9, 1e-3)
-    saved['state'][0]['square_avg'] = saved['state'][0].pop('square_sum') * 0.1 - 1e-3
+    state = saved['state'][0]
+    saved['state'][0] = dict(square_avg=state['square_sum'] * 0.1 - 1e-3,
+                             momentum_buffer=state['momentum_buffer'])
     ours.data.copy_(whole)
     resumed.load_state_dict(saved)
     for params, optimizer in (([whole], one), ([ours], resumed)):
         give(params, 3)
         optimizer.step()
     torch.testing.assert_close(whole, ours, rtol=1e-13, atol=0)
-    assert resumed.state_dict()['state'][0].keys() == {'square_sum', 'momentum_buffer'}
+    assert 'square_avg' not in resumed.state_dict()['state'][0]
 
 
 @pytest.mark.parametrize('foreach', [False, None])
-@pytest.mark.parametrize('resumed', [False, True])
+@pytest.mark.parametrize('resumed', ['not', 'whole', 'with groups of its own'])
 def test_a_rule_may_change_between_steps(foreach, resumed):
     """Of the square, that is, which is kept together with both; one parameter has no gradient."""
     shapes = (5, ), (LARGE, )
@@ -419,9 +421,11 @@ def test_a_rule_may_change_between_steps(foreach, resumed):
     values, squares, momenta = [np.ones(5)], [np.ones(5)], [np.zeros(5)]
     rules = [(0.9, 1e-3), (0.9, 1e-3), (0.99, 1e-3), (0.99, 1e-2), (0.5, 0.1), (0.9, 1e-3)]
     for step, (alpha, eps) in enumerate(rules):
-        if resumed and step == 3:
+        if resumed != 'not' and step == 3:
             saved = copy.deepcopy(optimizer.state_dict())
             optimizer = RMSpropTF(params, foreach=foreach, alpha=0.7)
+            if resumed != 'whole':
+                saved['param_groups'] = optimizer.state_dict()['param_groups']
             optimizer.load_state_dict(saved)
         optimizer.param_groups[0].update(alpha=alpha, eps=eps)
         give(params, step, {0} if step in (2, 3) else None)
@@ -439,6 +443,42 @@ def test_a_rule_may_change_between_steps(foreach, resumed):
             square = alpha * square + (1 - alpha) * params[1].grad.numpy() ** 2
     np.testing.assert_allclose(optimizer.state[params[1]]['square_sum'] * 0.1 - 1e-3, square,
                                rtol=1e-12)
+
+
+@pytest.mark.parametrize('sizes', [(1000, 80), (1, 1000), (1, 10)])
+def test_the_state_of_a_parameter_of_another_shape_is_refused(sizes):
+    """As of a run that is resumed with another number of classes."""
+    theirs, ours = ([torch.nn.Parameter(torch.ones(size, 1280))] for size in sizes)
+    optimizer, resumed = RMSpropTF(theirs), RMSpropTF(ours)
+    give(theirs, 0)
+    optimizer.step()
+    resumed.load_state_dict(optimizer.state_dict())
+    give(ours, 0)
+    with pytest.raises(ValueError, match=rf'shape \({sizes[1]}, 1280\) has the state of one of '
+                                         rf'shape \({sizes[0]}, 1280\), .*: load the weights'):
+        resumed.step()
+    assert torch.equal(ours[0], torch.ones_like(ours[0]))
+
+
+def test_an_alpha_that_a_scheduler_makes_one_is_refused():
+    params = some_params()
+    optimizer = RMSpropTF(params)
+    optimizer.param_groups[0]['alpha'] = 1.
+    give(params, 0)
+    with pytest.raises(ValueError, match=r'alpha=1.0 must be at least 0 and below 1'):
+        optimizer.step()
+
+
+@pytest.mark.parametrize('make', [torch._neg_view, lambda grad: torch._efficientzerotensor(
+    grad.shape)], ids=['negative', 'zero'])
+def test_gradients_that_are_not_in_memory_as_they_are(make):
+    ours, theirs = ([torch.nn.Parameter(torch.ones(LARGE))] for _ in range(2))
+    give(ours, 0)
+    theirs[0].grad = make(ours[0].grad)
+    ours[0].grad = theirs[0].grad.resolve_neg().clone()
+    for params in (ours, theirs):
+        RMSpropTF(params).step()
+    torch.testing.assert_close(*ours, *theirs, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(('make', 'reason'), [
