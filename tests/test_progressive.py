@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmpretrain.registry import TRANSFORMS
+from mmpretrain.structures import DataSample
 from peers import multiply_adds
 from PIL import Image
 
@@ -66,6 +67,57 @@ def test_images_grow_to_the_size_of_the_variant_and_cost_what_the_config_says(pa
     assert 100 * share == pytest.approx(said, abs=1)
 
 
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+def test_labels_are_mixed_as_images_are(path):
+    cfg = Config.fromfile(path)
+    with MODELS.switch_scope_and_registry(cfg.default_scope):
+        preprocessor = MODELS.build(dict(type='ClsDataPreprocessor', **cfg.data_preprocessor))
+        hook = SwitchRecipeHook(cfg.custom_hooks[-1].schedule)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    for recipe in (None, *hook.schedule.values()):
+        preprocessor.batch_augments = recipe and recipe['batch_augments']
+        samples = [DataSample().set_gt_label(label) for label in 4 * (3, 5)]
+        images = [torch.full((3, 8, 8), 255 * label, dtype=torch.uint8) for label in 4 * (0, 1)]
+        found = preprocessor(dict(inputs=images, data_samples=samples), training=True)
+        scores = torch.stack([sample.gt_score for sample in found['data_samples']]).float()
+        torch.testing.assert_close(scores.sum(1), torch.ones(8))
+        low, high = ((value - preprocessor.mean) / preprocessor.std for value in (0, 255))
+        shares = ((found['inputs'] - low) / (high - low)).mean((1, 2, 3))
+        torch.testing.assert_close(scores[:, 5], shares, atol=1e-4, rtol=0)
+        assert bool(((scores > 0) & (scores < 1)).any()) is bool(recipe)
+    # Vectors that are not mixed give the loss of the numbers they stand for.
+    with MODELS.switch_scope_and_registry(cfg.default_scope):
+        head = MODELS.build(cfg.model.head)
+    features = (torch.randn(8, head.in_channels), )
+    preprocessor.batch_augments = None
+    losses = []
+    for vectors in (True, False):
+        preprocessor.to_onehot = vectors
+        samples = [DataSample().set_gt_label(label) for label in 4 * (3, 5)]
+        found = preprocessor(dict(inputs=images, data_samples=samples), training=True)
+        head.eval()  # no dropout
+        losses.append(head.loss(features, found['data_samples'])['loss'])
+    torch.testing.assert_close(*losses)
+
+
+def test_mixing_that_would_do_nothing_is_refused(tiny_config, tmp_path, monkeypatch, capsys):
+    from mmeffnet.engine import run
+    monkeypatch.chdir(tmp_path)
+    path = tiny_config(
+        'custom_hooks = [*_base_.custom_hooks, dict(type="SwitchRecipeHook", schedule=[',
+        '    dict(action_epoch=2, batch_augments=dict(augments=dict(type="Mixup", alpha=0.2)))])]',
+        'data_preprocessor = dict(to_onehot=False)')
+    for options, words in (
+            ([], 'from epoch 2 on SwitchRecipeHook would mix images, .* set .*to_onehot=True'),
+            (['data_preprocessor.to_onehot=True', 'data_preprocessor.num_classes=7'],
+             'data_preprocessor.num_classes=7, which .* the model has 10: set data_prep.*=10')):
+        with pytest.raises(SystemExit):
+            run.train(cli.parse(cli.train_parser(), [path, *(
+                ['--cfg-options', *options] if options else [])]))
+        assert re.search(words, capsys.readouterr().err)
+
+
 @pytest.mark.slow
 def test_a_run_switches_and_resumes_within_a_stage(tiny_config, tmp_path, monkeypatch, capsys):
     from mmeffnet.engine import run
@@ -75,6 +127,7 @@ def test_a_run_switches_and_resumes_within_a_stage(tiny_config, tmp_path, monkey
         "custom_hooks = [*_base_.custom_hooks, dict(type='SwitchRecipeHook', schedule=[",
         "    dict(action_epoch=2, train_pipeline=later, batch_augments=dict(",
         "        augments=dict(type='Mixup', alpha=0.2)))])]",
+        'data_preprocessor = dict(to_onehot=True)',
         'train_dataloader = dict(num_workers=1, persistent_workers=True, dataset=dict('
         'indices=128))',
         'val_dataloader = dict(dataset=dict(indices=64))',

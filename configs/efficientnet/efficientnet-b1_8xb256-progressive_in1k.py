@@ -17,6 +17,7 @@ _pipelines = [[
     dict(type='PackInputs'),
 ] for stage in _stages]
 
+data_preprocessor = dict(to_onehot=True)  # which mixup mixes
 train_dataloader = dict(dataset=dict(pipeline=_pipelines[0]))
 custom_hooks = [
     *_base_.custom_hooks,

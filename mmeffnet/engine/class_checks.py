@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from mmengine.logging import print_log
+from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch import nn
 
 from mmeffnet.engine.model_checks import OF_BOTH, OF_OBJECTS, OF_PIXELS
@@ -50,6 +51,27 @@ def check_names(dataset, num_classes: int, loader: str) -> None:
             f'{loader}: label {label} is folder {names.folders[label]!r} and would be called '
             f'{classes[label]!r}: folders are numbered in the order of their names, whatever '
             'metainfo.classes says; leave it out, or give it that order')
+
+
+def check_mixing(model: nn.Module, hooks: Sequence) -> None:
+    """Refuse labels that a classifier's data preprocessor cannot mix as images are mixed.
+
+    hooks: of the run; mmpretrain's SwitchRecipeHook may bring augmentations of batches.
+    Raises InputError naming the field, and both numbers of classes where they differ.
+    """
+    preprocessor, classes = getattr(model, 'data_preprocessor', None), classes_of_head(model)
+    vectors = getattr(preprocessor, 'to_onehot', None)
+    given = getattr(preprocessor, 'num_classes', None)
+    later = [epoch for hook in hooks if isinstance(hook, SwitchRecipeHook)
+             for epoch, recipe in hook.schedule.items() if recipe.get('batch_augments')]
+    if later and vectors is False:
+        raise InputError(f'custom_hooks: from epoch {later[0]} on SwitchRecipeHook would mix '
+                         'images, and mixes none whose labels are numbers: set '
+                         'data_preprocessor.to_onehot=True')
+    if vectors and classes and given and given != classes:
+        raise InputError(f'data_preprocessor.num_classes={given}, which labels are made vectors '
+                         f'of, and the model has {classes}: set '
+                         f'data_preprocessor.num_classes={classes}')
 
 
 def check_same_classes(datasets: Mapping[str, object], model: nn.Module) -> None:

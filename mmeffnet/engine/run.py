@@ -19,12 +19,12 @@ from mmeffnet import host
 from mmeffnet.engine import adjust, execution, pretrained, results
 from mmeffnet.engine.amp import keep_in_float32
 from mmeffnet.engine.checkpoint import bare_model, load_whole
-from mmeffnet.engine.class_checks import check_same_classes, warn_of_names
+from mmeffnet.engine.class_checks import check_mixing, check_same_classes, warn_of_names
 from mmeffnet.engine.config import explain, load_config
 from mmeffnet.engine.data_checks import build_problem, check_dataset
 from mmeffnet.engine.evaluator_checks import check_evaluator
 from mmeffnet.engine.saving import claim
-from mmeffnet.engine.workers import named_when_dead
+from mmeffnet.engine.workers import let_workers_outlast, named_when_dead
 from mmeffnet.errors import InputError, RunError, one_line_errors
 from mmeffnet.export.evaluation import take_over
 from mmeffnet.export.runtime import is_exported
@@ -161,6 +161,7 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except Exception as error:
         raise InputError(explain(error, cfg)) from error
+    let_workers_outlast(runner)
     model, datasets = bare_model(runner.model), {}
     for stage in stages:
         loader = f'{stage}_dataloader'
@@ -179,6 +180,8 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
             check_evaluator(cfg, stage, evaluator, dataset, model)
         datasets[loader] = dataset
     check_same_classes(datasets, model)
+    if 'train' in stages:
+        check_mixing(model, runner.hooks)
     return runner
 
 

@@ -1,13 +1,54 @@
-"""Processes that load batches, when one of them is gone."""
+"""Processes that load batches, when they are asked to end, and when one of them is gone."""
+import functools
+import multiprocessing
+import os
 import re
 import signal
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from mmengine.runner import Runner
 
 from mmeffnet.errors import RunError
+
+
+@dataclass
+class Outlasting:
+    """A worker's first function, after which SIGTERM ends it where its main process sends it alone.
+
+    Schedulers, `timeout` and torchrun send it to all processes of a run, of which the main one
+    still has to save. A worker whose main process is gone leaves by itself.
+    """
+    then: Callable | None
+
+    def __call__(self, number: int) -> None:
+        if hasattr(signal, 'sigwaitinfo'):  # not on macOS
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=_leave_when_told, daemon=True).start()
+        if self.then is not None:
+            self.then(number)
+
+
+def _leave_when_told() -> None:
+    # A handler in Python does not know who sent a signal.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != multiprocessing.parent_process().pid:
+        pass
+    os._exit(0)
+
+
+def let_workers_outlast(runner: Runner) -> None:
+    """Have the loaders that ``runner`` will build start their workers so."""
+    build = runner.build_dataloader
+
+    @functools.wraps(build)
+    def built(*args, **kwargs):
+        loader = build(*args, **kwargs)
+        loader.worker_init_fn = Outlasting(loader.worker_init_fn)
+        return loader
+    runner.build_dataloader = built
 
 
 @contextmanager
