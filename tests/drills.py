@@ -1,6 +1,8 @@
 """Accidents for runs in fresh processes: a config imports this and adds one as a hook."""
 import os
 import signal
+import subprocess
+import time
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -36,6 +38,20 @@ class KilledWhileWriting(Drill):
 class Terminated(Drill):
     def happen(self, runner):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@HOOKS.register_module()
+class AllTerminated(Drill):
+    """SIGTERM to the main process and its loading workers, as `timeout` and schedulers send it."""
+
+    def __init__(self, at: int):
+        super().__init__(at)
+        os.setpgid(0, 0)  # of this run alone; workers come later
+
+    def happen(self, runner):
+        for _ in range(2):  # by another process than the main one
+            subprocess.run(['sh', '-c', 'trap "" TERM; kill -TERM 0'], check=True)
+            time.sleep(0.2)
 
 
 @HOOKS.register_module()

@@ -40,10 +40,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def train(folder, *args, drill=None):
+def train(folder, *args, drill=None, more=''):
     if drill:
         # It may not lie in the config of the run that goes on.
-        (folder / 'drill.py').write_text(f"_base_ = './mid.py'\ncustom_hooks = [{EMA}, {drill}]\n")
+        (folder / 'drill.py').write_text(
+            f"_base_ = './mid.py'\ncustom_hooks = [{EMA}, {drill}]\n{more}\n")
     return run_tool('train.py', 'drill.py' if drill else 'mid.py', *args, cwd=folder,
                     env=dict(PYTHONPATH=HERE))
 
@@ -102,6 +103,20 @@ def test_sigterm_saves_after_the_step_and_the_run_goes_on_from_there(folder, sto
     resumed = train(folder, '--work-dir', 'resumed', '--resume')
     assert 'resumed epoch: 0, iter: 4' in resumed.stdout
     assert_equal_ends(folder, 'resumed')
+
+
+@pytest.mark.parametrize('loop', ['', "dict(_delete_=True, type='IterBasedTrainLoop', "
+                                      "max_iters=16, val_interval=8)"], ids=['epochs', 'steps'])
+def test_sigterm_to_loading_workers_too_is_as_to_the_run_alone(folder, loop):
+    name = 'all_steps' if loop else 'all_epochs'
+    result = train(folder, '--work-dir', name, drill="dict(type='AllTerminated', at=3)",
+                   more=f'train_cfg = {loop}' if loop else '')
+    assert result.returncode == 143, result.stderr[-2000:]
+    assert f'SIGTERM: saved after 4 iterations in {folder / name}; go on' in result.stdout
+    assert 'worker' not in result.stderr
+    if not loop:
+        assert train(folder, '--work-dir', name, '--resume').returncode == 0
+        assert_equal_ends(folder, name)
 
 
 def test_a_torn_checkpoint_is_passed_over_and_named(folder, stopped):
