@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mmeffnet.errors import InputError
 from mmeffnet.features import FeatureInfo, check_indices, feature_info
 from mmeffnet.grids import as_list, check_grids, name_of, several
+from mmeffnet.variants import VARIANTS
 
 BACKBONE = 'mmeffnet.EfficientNet'
 
@@ -172,6 +173,7 @@ def _indexed_heads(path: str, part: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 def _check_head(place: str, head: Mapping, channels: list[int] | None, strides: list[int],
                 backbone: Mapping) -> None:
+    _check_arch(place, head, channels, backbone)
     stated = head.get('in_channels')
     # Without an index a head takes the last output, or all of them.
     index = head.get('in_index', range(len(strides)) if several(stated) else -1)
@@ -193,6 +195,18 @@ def _check_head(place: str, head: Mapping, channels: list[int] | None, strides: 
             raise InputError(f'{place}.{field}={stated}: output {_words(indices)} of '
                              f'{all_outputs} is what it takes ({_outputs(backbone)}); write '
                              f'{field}={right}')
+
+
+def _check_arch(place: str, head: Mapping, channels: list[int] | None, backbone: Mapping) -> None:
+    """Our classifier takes its channels from an ``arch`` of its own."""
+    arch, mine = head.get('arch'), backbone.get('arch', 'b0')
+    known = isinstance(arch, str) and arch in VARIANTS and name_of(head) == 'EfficientNetHead'
+    takes = VARIANTS[arch].arch.head if known and not head.get('in_channels') else None
+    if takes and channels and takes != channels[-1]:
+        way = f'arch={mine!r}' if isinstance(mine, str) and not backbone.get('scaling') else (
+            f'in_channels={channels[-1]}')
+        raise InputError(f'{place}.arch={arch!r} takes {takes} channels, and the backbone '
+                         f'({_outputs(backbone)}) gives {channels[-1]}: write {way} there')
 
 
 def _words(indices: Sequence[int]) -> str:

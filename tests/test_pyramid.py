@@ -353,6 +353,17 @@ def test_classifier_of_another_width_is_refused():
         check_model(model)
 
 
+def test_our_classifier_for_another_variant_is_refused():
+    head = dict(type='EfficientNetHead', arch='b0', num_classes=5)
+    neck = dict(type='GlobalAveragePooling')
+    with pytest.raises(InputError, match=r"head\.arch='b0' takes 1280 channels, .* gives 1536: "
+                                         "write arch='b3' there"):
+        check_model(dict(backbone=backbone(-1, arch='b3'), neck=neck, head=head))
+    check_model(dict(backbone=backbone(-1, arch='b3'), neck=neck, head={**head, 'arch': 'b3'}))
+    check_model(dict(backbone=backbone(-1, arch='b3'), neck=neck,
+                     head={**head, 'in_channels': 1536}))
+
+
 def test_detector_inside_a_wrapper_is_found():
     with pytest.raises(InputError, match=r'model\.detector\.neck\.in_channels'):
         check_model(dict(type='SoftTeacher', detector=retinanet(channels=(1, 2, 3, 4))))
