@@ -2,6 +2,7 @@
 import hashlib
 import io
 import json
+import logging
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmeffnet.files import whole
 from mmeffnet.variants import VARIANTS
 from mmeffnet.weights import Weights, load_weights
 from mmeffnet.weights.files import need, stem_of
+from mmeffnet.weights.fit import unsaid
 from mmeffnet.weights.sources import described, read_state
 from mmeffnet.weights.trained import other_parts
 from mmeffnet.weights.translate import TIMM_EPS, numerics_of, to_layout
@@ -74,6 +76,9 @@ def convert(args: Namespace) -> Path:
         print_log(f'{args.source}: {len(others)} tensors beside the network are left out: '
                   f'{few(others)}', 'current')
     warn_of_values(weights.state, args.source)
+    if unsaid(weights):
+        print_log(f'{args.source} {unsaid(weights)}: give --padding, and the file that is written '
+                  'says it; --check agrees with either', 'current', level=logging.WARNING)
     _refuse_unbuilt(weights, args.to)
     own = refuse_parts(weights)
     if own and TARGETS[args.to] != 'mmeffnet':

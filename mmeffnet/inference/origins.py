@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mmengine.logging import print_log
 
 from mmeffnet.errors import InputError
+from mmeffnet.weights.fit import unsaid
 from mmeffnet.weights.settings import BATCH_NORM_EPS
 from mmeffnet.weights.trained import other_parts
 
@@ -72,6 +73,9 @@ def tell(weights, settings, names: tuple[str, ...] | None) -> None:
         ('its own are', own),
         (f'assumed, as for {weights.variant or "ImageNet"}, are', assumed)) if texts]
     print_log(f'{source} is no published set: {"; ".join(parts)}', 'current')
+    if unsaid(weights):
+        print_log(f'{source} {unsaid(weights)}: tools/convert.py --padding writes a file that says '
+                  'it', 'current', level=logging.WARNING)
     unread = list(stated.get('unread', ()))
     if stated.get('names') and len(stated['names']) != weights.classes:
         unread.append(f'the {len(stated["names"])} class names for {weights.classes} classes')

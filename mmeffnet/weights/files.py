@@ -230,11 +230,12 @@ def statements(checkpoint) -> dict:
 
     'norm' (:class:`Norm`), 'padding', 'eps', 'published', the name of a set, 'channel_order',
     'names', 'parts', 'arch' and 'input', where known; for these, and for more that a training says,
-    see :func:`mmeffnet.weights.trained.trained`.
+    see :func:`mmeffnet.weights.trained.trained`. 'called': the network's name, of timm's trainer.
     """
     meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
     if not isinstance(meta, Mapping):
-        return {}
+        name = checkpoint.get('arch') if isinstance(checkpoint, Mapping) else None
+        return dict(called=name) if isinstance(name, str) else {}
     if 'mmeffnet_weights' not in meta:
         return trained(meta)
     found = {key: meta[key] for key in ('padding', 'eps', 'published', 'channel_order')

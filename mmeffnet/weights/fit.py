@@ -12,7 +12,7 @@ from mmeffnet.errors import InputError
 from mmeffnet.variants import variant_of
 from mmeffnet.weights.layouts import BACKBONE, CLASSIFIER, conv_shapes
 from mmeffnet.weights.settings import BATCH_NORM_EPS
-from mmeffnet.weights.translate import Weights
+from mmeffnet.weights.translate import TIMM_EPS, Weights
 from mmeffnet.weights.values import COUNTERS, few, size_of, warn_of_values
 
 STEM = f'{BACKBONE}layers.0.conv.weight'
@@ -107,7 +107,8 @@ def other_shape(key: str, found: Iterable[int], wanted: Iterable[int]) -> str:
 
 
 def warn_of_numerics(weights: Weights, *, padding: str | None, eps: float | None) -> None:
-    """One warning where the network pads or normalises otherwise than the weights' own.
+    """One warning where the network pads or normalises otherwise than the weights' own, or where
+    nothing tells theirs and both are usual.
 
     padding, eps: of the network; None where it has layers of the user's choice.
     """
@@ -116,11 +117,25 @@ def warn_of_numerics(weights: Weights, *, padding: str | None, eps: float | None
               if theirs is not None and ours is not None and theirs != ours]
     if differ:
         print_log(f'{weights.source} was trained with {" and ".join(differ)}: outputs will be '
-                  'off. Set backbone.' + _remedy(weights), 'current', level=logging.WARNING)
+                  'off. Set backbone.' + _remedy(weights.padding, weights.eps), 'current',
+                  level=logging.WARNING)
+    elif padding and unsaid(weights):
+        other = 'symmetric' if padding == 'same' else 'same'
+        print_log(f"{weights.source} {unsaid(weights)}: the model's, {padding}, is assumed. If it "
+                  f'is {other}, outputs will be off: set backbone.{_remedy(other)}',
+                  'current', level=logging.WARNING)
 
 
-def _remedy(weights: Weights) -> str:
-    conv = "conv_cfg=dict(type='Conv2d')" if weights.padding == 'symmetric' else 'conv_cfg=None'
+def unsaid(weights: Weights) -> str | None:
+    """What is not known of weights in timm's keys, which its networks of either padding have."""
+    if weights.layout != 'timm' or weights.padding:
+        return None
+    return ("does not tell its padding: timm's tf_efficientnet_* have same padding and a BatchNorm "
+            'eps of 1e-3, its efficientnet_* symmetric padding and 1e-5')
+
+
+def _remedy(padding: str | None, eps: float | None = None) -> str:
+    conv = "conv_cfg=dict(type='Conv2d')" if padding == 'symmetric' else 'conv_cfg=None'
     # Another type, such as SyncBN, is to stay.
-    return (f"{conv}, norm_cfg=dict(type='BN', eps={weights.eps or BATCH_NORM_EPS:g}), or eps "
-            'alone where norm_cfg has a type')
+    return (f"{conv}, norm_cfg=dict(type='BN', eps={eps or TIMM_EPS.get(padding, BATCH_NORM_EPS):g}"
+            '), or eps alone where norm_cfg has a type')

@@ -22,7 +22,7 @@ from mmeffnet.weights.files import (
     statements,
 )
 from mmeffnet.weights.trained import network_of, other_parts
-from mmeffnet.weights.translate import Weights, plain_key, translate
+from mmeffnet.weights.translate import Weights, of_timm, plain_key, translate
 from mmeffnet.weights.wrappers import weights_of
 
 
@@ -60,6 +60,8 @@ def load_weights(source, *, prefix: str | None = None, also: Arch | None = None,
         if entry and Path(path).is_file():
             verify(path, entry)
         state, stated = read_state(path, average=average)
+    if source.startswith('timm://'):
+        stated = dict(called=source.removeprefix('timm://')) | stated
     if also is None:
         # A part of the model may have been compiled. Where there is a model, which ``also`` is
         # of, its own keys may be such, and stay.
@@ -95,6 +97,8 @@ def published(source) -> Entry | None:
 def with_statements(weights: Weights, stated: Mapping) -> Weights:
     """The weights, with what their file states of itself; a known set goes before that."""
     entry = weights.entry or CATALOG.get(stated.get('published'))
+    if weights.layout == 'timm' and not entry:
+        stated = {**of_timm(stated.get('called', ''), weights.source), **stated}
     # One of BGR is no norm of RGB input: who takes that from here would feed another network.
     own = stated.get('norm') if stated.get('channel_order', 'rgb') == 'rgb' else None
     norm = entry.norm if entry else own

@@ -77,6 +77,7 @@ class Weights:
 
 # BatchNorm's epsilon of timm's networks, of a padding each.
 TIMM_EPS = {'same': BATCH_NORM_EPS, 'symmetric': PYTORCH_EPS}
+TIMM_NAME = r'(?:.*[/:])?(tf_)?efficientnet_(blur_|b\d|e[sml]|l2|lite\d)\w*(?:\..*)?'
 
 
 def numerics_of(library: str, variant: str | None) -> tuple[str | None, float | None]:
@@ -85,6 +86,21 @@ def numerics_of(library: str, variant: str | None) -> tuple[str | None, float | 
         return 'symmetric', BATCH_NORM_EPS if variant in ('b5', 'b6', 'b7') else PYTORCH_EPS
     # timm's tf_ and its own networks have equal keys; ours may be trained either way.
     return ('same', BATCH_NORM_EPS) if library in ('lukemelas', 'mmpretrain') else (None, None)
+
+
+def of_timm(name: str, source: str) -> dict:
+    """'padding' and 'eps' of timm's network of a name; empty for what is no such name.
+
+    InputError for those with other layers, which have the same tensors.
+    """
+    found = re.fullmatch(TIMM_NAME, name)
+    if found is None:
+        return {}
+    if found[2] == 'blur_':
+        raise InputError(f'{source!r} is of timm\'s {name}, which blurs where it strides: its '
+                         'tensors are those of a network that does not, and no network here does')
+    padding = 'same' if found[1] else 'symmetric'
+    return dict(padding=padding, eps=TIMM_EPS[padding])
 
 
 def plain_key(key: str) -> str:
