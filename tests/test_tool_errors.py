@@ -176,7 +176,8 @@ def test_class_folders_of_other_names_stop_the_run(monkeypatch):
         return SimpleNamespace(dataloader=SimpleNamespace(dataset=SimpleNamespace(
             folder_to_idx={name: label for label, name in enumerate(folders)}, img_prefix='')))
     runner = SimpleNamespace(
-        model=SimpleNamespace(head=SimpleNamespace(num_classes=2)),
+        model=SimpleNamespace(head=SimpleNamespace(num_classes=2)), hooks=[],
+        build_dataloader=run.Runner.build_dataloader,
         train_loop=loop('cat', 'dog'), val_loop=loop('Dog', 'cat'))
     monkeypatch.setattr(run.Runner, 'from_cfg', lambda _: runner)
     cfg = Config(dict(train_dataloader={}, val_dataloader={}))

@@ -5,7 +5,6 @@ from itertools import combinations
 from typing import NamedTuple
 
 from mmengine.logging import print_log
-from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch import nn
 
 from mmeffnet.engine.model_checks import OF_BOTH, OF_OBJECTS, OF_PIXELS
@@ -62,8 +61,11 @@ def check_mixing(model: nn.Module, hooks: Sequence) -> None:
     preprocessor, classes = getattr(model, 'data_preprocessor', None), classes_of_head(model)
     vectors = getattr(preprocessor, 'to_onehot', None)
     given = getattr(preprocessor, 'num_classes', None)
-    later = [epoch for hook in hooks if isinstance(hook, SwitchRecipeHook)
-             for epoch, recipe in hook.schedule.items() if recipe.get('batch_augments')]
+    # By name: what comes before a model is built imports no mmpretrain.
+    switches = [hook for hook in hooks
+                if any(kind.__name__ == 'SwitchRecipeHook' for kind in type(hook).__mro__)]
+    later = [epoch for hook in switches for epoch, recipe in hook.schedule.items()
+             if recipe.get('batch_augments')]
     if later and vectors is False:
         raise InputError(f'custom_hooks: from epoch {later[0]} on SwitchRecipeHook would mix '
                          'images, and mixes none whose labels are numbers: set '
