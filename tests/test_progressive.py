@@ -1,5 +1,6 @@
 """The configs of progressive learning: growing images, growing regularisation, resumed within."""
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 
 from mmeffnet import VARIANTS, EfficientNet
 from mmeffnet.engine import cli
+from mmeffnet.engine.class_checks import check_mixing
+from mmeffnet.errors import InputError
 from mmeffnet.plugin import MIM
 
 CONFIGS = sorted((MIM / 'configs').glob('*/*-progressive_in1k.py'))
@@ -116,6 +119,20 @@ def test_mixing_that_would_do_nothing_is_refused(tiny_config, tmp_path, monkeypa
             run.train(cli.parse(cli.train_parser(), [path, *(
                 ['--cfg-options', *options] if options else [])]))
         assert re.search(words, capsys.readouterr().err)
+
+
+def test_scores_of_the_data_set_are_mixed_as_they_are():
+    hook = SwitchRecipeHook([dict(action_epoch=2, batch_augments=dict(
+        augments=dict(type='Mixup', alpha=0.2)))])
+    model = SimpleNamespace(head=SimpleNamespace(num_classes=2),
+                            data_preprocessor=SimpleNamespace(to_onehot=False, num_classes=None))
+
+    class Scored(list):
+        get_data_info = list.__getitem__
+
+    check_mixing(model, [hook], Scored([dict(gt_score=[0.5, 0.5])]))
+    with pytest.raises(InputError, match='to_onehot=True'):
+        check_mixing(model, [hook], Scored([dict(gt_label=1)]))
 
 
 @pytest.mark.slow

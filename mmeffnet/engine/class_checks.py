@@ -52,10 +52,11 @@ def check_names(dataset, num_classes: int, loader: str) -> None:
             'metainfo.classes says; leave it out, or give it that order')
 
 
-def check_mixing(model: nn.Module, hooks: Sequence) -> None:
+def check_mixing(model: nn.Module, hooks: Sequence, dataset) -> None:
     """Refuse labels that a classifier's data preprocessor cannot mix as images are mixed.
 
-    hooks: of the run; mmpretrain's SwitchRecipeHook may bring augmentations of batches.
+    hooks: of the run; mmpretrain's SwitchRecipeHook may bring augmentations of batches. dataset: of
+    the training; its own scores are vectors already.
     Raises InputError naming the field, and both numbers of classes where they differ.
     """
     preprocessor, classes = getattr(model, 'data_preprocessor', None), classes_of_head(model)
@@ -66,7 +67,9 @@ def check_mixing(model: nn.Module, hooks: Sequence) -> None:
                 if any(kind.__name__ == 'SwitchRecipeHook' for kind in type(hook).__mro__)]
     later = [epoch for hook in switches for epoch, recipe in hook.schedule.items()
              if recipe.get('batch_augments')]
-    if later and vectors is False:
+    scored = any('gt_score' in part.get_data_info(0) for part in parts_of(dataset)
+                 if later and hasattr(part, 'get_data_info') and len(part))
+    if later and vectors is False and not scored:
         raise InputError(f'custom_hooks: from epoch {later[0]} on SwitchRecipeHook would mix '
                          'images, and mixes none whose labels are numbers: set '
                          'data_preprocessor.to_onehot=True')

@@ -180,8 +180,8 @@ def _build(cfg: Config, stages: list[str]) -> Runner:
             check_evaluator(cfg, stage, evaluator, dataset, model)
         datasets[loader] = dataset
     check_same_classes(datasets, model)
-    if 'train' in stages:
-        check_mixing(model, runner.hooks)
+    if 'train_dataloader' in datasets:
+        check_mixing(model, runner.hooks, datasets['train_dataloader'])
     return runner
 
 
